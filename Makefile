@@ -1,0 +1,75 @@
+# Everything a fresh machine needs is behind these targets; `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check clean broker
+
+PYTHON ?= python3
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+# Where x86-64 Linux finds a torch without gigabytes of CUDA. Empty: do not ask there.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+# Debian keeps brokers in /usr/sbin, which is not on the PATH of an ordinary user.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo 'make demo DEMO_ARGS="--nodes 5"    make test PYTEST_ARGS="-m system -x"'
+
+venv: $(STAMP) ## make the Python environment in .venv, or bring it up to date
+
+demo: venv ## train a model on ten edge nodes, on this machine
+	@$(VENV)/bin/midge demo $(DEMO_ARGS)
+
+test: venv broker ## run every test, those with a real broker too
+	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+check: venv ## format, lint, types and the fast tests
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -m "not system" $(PYTEST_ARGS)
+
+clean: ## remove .venv, caches and build leftovers
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an install that was interrupted is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo 'Midge needs Python 3.11 or newer; name it with: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo 'Python cannot make an environment here; type: apt-get install python3-venv' >&2; exit 1; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@set -e; index=; \
+	if [ "$$(uname -sm)" = 'Linux x86_64' ] && [ -n '$(TORCH_INDEX)' ]; then \
+	    if timeout 3 $(PYTHON) -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1])' \
+	            '$(TORCH_INDEX)/torch/' >/dev/null 2>&1; then \
+	        index='--extra-index-url $(TORCH_INDEX)'; \
+	        echo 'torch: the CPU build, from $(TORCH_INDEX)'; \
+	    else \
+	        echo 'torch: no answer from $(TORCH_INDEX); taking what pip finds, maybe gigabytes with CUDA'; \
+	    fi; \
+	fi; \
+	echo 'Installing into $(VENV): about 1.5 GB on disk, a minute or more.'; \
+	$(VENV)/bin/pip install -qq -e '.[workbench,dev]' -c constraints.txt $$index
+	@touch $@
+
+# Tests start brokers of their own on free ports, so the service that the package starts is stopped.
+# A failed update is no end: often it is some other source that does not answer.
+broker:
+	@if command -v mosquitto >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	    echo 'make test needs a broker: install Mosquitto, then try again' >&2; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then root=; \
+	elif sudo -n true 2>/dev/null; then root='sudo -n'; \
+	else echo 'make test needs a broker; type: sudo apt-get install mosquitto' >&2; exit 1; fi; \
+	set -ex; \
+	$$root apt-get update -qq || true; \
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends mosquitto; \
+	if [ -d /run/systemd/system ]; then $$root systemctl disable --now mosquitto; \
+	else $$root service mosquitto stop || true; fi

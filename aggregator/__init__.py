@@ -1,0 +1,1 @@
+"""The aggregator: averages what nodes send and publishes the next model."""

@@ -1,0 +1,122 @@
+"""The aggregator's settings: TOML sections to strict models, each limit with its unit and
+reason.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from aggregator.rules import FEWEST_BITS, grid_bits
+from shared.config import Broker, Settings
+from shared.messages import MAX_NODES
+
+
+class Rounds(Settings):
+    """Who is asked, and when a window closes."""
+
+    rounds: int = Field(default=10, ge=0)
+    """The run ends at this version; 0: it never ends."""
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the present nodes that is asked in a round (C in McMahan et al. 2017)."""
+    count: int | None = Field(default=None, ge=1, le=MAX_NODES)
+    """Asks a fixed number of nodes instead of a share."""
+    goal: int | None = Field(default=None, ge=1, le=MAX_NODES)
+    """The window closes when so many updates are in; not set: when the whole cohort's are."""
+    min_updates: int = Field(default=1, ge=1, le=MAX_NODES)
+    """Below this the deadline makes no new version; what is at hand carries over."""
+    min_nodes: int = Field(default=1, ge=1, le=MAX_NODES)
+    """No window opens while fewer nodes are present."""
+    deadline_s: float = Field(default=60.0, gt=0, le=1e6)
+    """A window that is short of its goal closes after so many seconds."""
+    gone_grace_s: float = Field(default=2.0, ge=0, le=3600)
+    """A node is gone so many seconds after its will, if it is not born again: Wi-Fi blips cost
+    nothing."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name in ("goal", "count"):
+            value = getattr(self, name)
+            if value is not None and value < self.min_updates:
+                raise ValueError(f"{name} = {value} is below min_updates = {self.min_updates}")
+        if self.min_nodes < self.min_updates:
+            raise ValueError(
+                f"min_nodes = {self.min_nodes} is below min_updates = {self.min_updates}"
+            )
+        return self
+
+
+class Training(Settings):
+    """What the nodes are told to do; it travels with every manifest."""
+
+    epochs: int = Field(default=1, ge=0, le=10_000)
+    """Passes over the node's shard in a round (E)."""
+    batch_size: int = Field(default=64, ge=0, le=2**31)
+    """Samples a step (B); 0: the whole shard."""
+    learning_rate: float = Field(default=0.2, gt=0, le=1e6)
+    momentum: float = Field(default=0.2, ge=0, le=1)
+    compression: Literal["none", "fp16"] = "none"
+    """How updates are packed."""
+
+
+class Server(Settings):
+    """The server's step from the mean of the updates to the next model."""
+
+    optimizer: Literal["fedavg", "momentum", "nesterov"] = "fedavg"
+    learning_rate: float = Field(default=1.0, gt=0, le=100)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the velocity; fedavg has none."""
+
+
+class Limits(Settings):
+    """What admission lets through. The first three fix the grid of the exact mean
+    (`rules.grid_bits`).
+    """
+
+    max_nodes: int = Field(default=1000, ge=1, le=MAX_NODES)
+    """Nodes the roster holds."""
+    max_samples: int = Field(default=1_000_000, ge=1, le=2**40)
+    """Samples one update may claim; it caps what a liar weighs."""
+    max_abs_delta: float = Field(default=16.0, gt=0, le=2**20)
+    """The largest change of one parameter in one update."""
+    keep_versions: int = Field(default=3, ge=2, le=100)
+    """Model slots on the broker, so that a slow download is not overwritten at once."""
+    keep_checkpoints: int = Field(default=3, ge=2, le=1000)
+    """Checkpoints on disk; the older ones stand in for a corrupt one."""
+    inbox_bytes: int = Field(default=256 * 2**20, ge=2**20)
+    """Messages that wait for the loop; what does not fit is dropped, counted and wanted again."""
+    uploads_bytes: int = Field(default=128 * 2**20, ge=2**20)
+    """Updates in transfer at one time; further offers wait for their turn."""
+
+    @model_validator(mode="after")
+    def _fine_enough(self) -> Self:
+        if grid_bits(self.max_nodes, self.max_samples, self.max_abs_delta) < FEWEST_BITS:
+            raise ValueError(
+                "max_nodes * max_samples * max_abs_delta is too large for the exact mean: "
+                "lower one of them"
+            )
+        return self
+
+
+class Config(Settings):
+    """All of an aggregator's settings."""
+
+    run: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Names the federation on the broker; two runs with two names do not see each other."""
+    state_dir: Path = Path("midge-aggregator")
+    """Checkpoints, journal and lock."""
+    task: str = "mnist"
+    """mnist, digits, null or an import path such as my_pkg.my_task:task."""
+    data_dir: Path | None = None
+    """Where the held-out data lies; not set: MIDGE_DATA, or a download."""
+    evaluate: bool = True
+    """Score every version on the held-out data."""
+    seed: int = Field(default=0, ge=0, le=2**53)
+    takeover: bool = False
+    """Lead a run that another aggregator led before; without it, finding one ends this
+    aggregator."""
+    broker: Broker = Broker()
+    rounds: Rounds = Rounds()
+    training: Training = Training()
+    server: Server = Server()
+    limits: Limits = Limits()

@@ -1,0 +1,532 @@
+"""The aggregator's machine: who is in, what is open, when a window closes.
+
+Theory of operation. A *round* runs from one manifest to the next. Its *window* asks a cohort for
+updates against the current version, and folds each into the exact mean as it arrives. It closes
+
+- when `goal` updates are in,
+- or early, when every member that is missing is gone or has declined, and at least `min_updates`
+  are in,
+- or at its deadline. Below `min_updates` the version stays, what is in hand carries over to the
+  next round on the same version, and only the missing are asked again.
+
+No window opens while fewer than `min_nodes` are present. A window's clock stands still while the
+link to the broker is down. A restart takes up the open round with the same cohort, its whole
+deadline and a higher term.
+
+The machine is pure: `handle(event, now)` gives the effects to perform, in order; an effect that
+must be on disk comes before the messages that rely on it. It reads no clock, opens no file, and
+draws from a generator seeded by (seed, round).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import numpy as np
+
+from aggregator import ledger, optimizers, release, rules, selection
+from aggregator.bulletin import Bulletin
+from aggregator.config import Config
+from aggregator.events import (
+    Checkpoint,
+    Effect,
+    Evaluate,
+    Evaluated,
+    EvaluationFailed,
+    Publish,
+    Record,
+    Save,
+    Stop,
+    Subscribe,
+)
+from aggregator.intake import Intake, Reply, settled_receipt
+from aggregator.roster import Roster
+from shared import chunks, codec
+from shared.errors import PeerError
+from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
+from shared.messages import (
+    AggregatorState,
+    Chunk,
+    Manifest,
+    NodeState,
+    Offer,
+    Plan,
+    Receipt,
+    Verdict,
+    Window,
+)
+from shared.params import Params
+from shared.topics import Topics, Upward
+
+Event = (
+    Connected | Disconnected | Received | Refused | Stopping | Tick | Evaluated | EvaluationFailed
+)
+
+REFUSALS_RECORDED = 100
+"""Refusals that the journal names one by one between two versions; beyond that a peer could fill
+the disk."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """The open window: who may contribute, and until when."""
+
+    asked: set[str]
+    goal: int
+    opened_at: float
+    deadline_at: float
+    declined: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
+    """Who came after the cohort was drawn."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts since the last version."""
+
+    bytes_up: int = 0
+    unreadable: int = 0
+    refused: int = 0
+
+
+class Coordinator:
+    """One federation, going on from `checkpoint` with the next boot and the next term."""
+
+    def __init__(self, config: Config, checkpoint: Checkpoint, now: float) -> None:
+        self.config = config
+        self.term = checkpoint.term + 1
+        self._topics = Topics(config.run)
+        self._boot = checkpoint.boot + 1
+        self._owner = checkpoint.owner
+        self._round = checkpoint.round
+        self._ledger = checkpoint.ledger
+        self._release = release.make(checkpoint.version, checkpoint.params, checkpoint.settled)
+        server = config.server
+        self._optimizer = optimizers.named(server.optimizer, server.learning_rate, server.momentum)
+        parameters = checkpoint.params.spec.size
+        self._optimizer_state = checkpoint.optimizer or self._optimizer.init(parameters)
+        self._intake = Intake(
+            self._release, config.limits, config.training.compression, checkpoint.settled
+        )
+        self._roster = Roster(config.limits.max_nodes, config.rounds.gone_grace_s)
+        self._bulletin = Bulletin()
+        self._tally = _Tally()
+        self.connection = 0
+        self._offline_since: float | None = now
+        self._chunk_bytes = chunks.chunk_size(config.broker.packet_limit_bytes)
+        self._manifest = b""
+        self._score: Evaluated | None = None
+        self._unscored = config.evaluate
+        self._over = False
+        self._window: _Open | None = None
+        if checkpoint.asked:
+            self._open(set(checkpoint.asked), checkpoint.goal, now)
+
+    # The machine's calls
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event and say what to do, in order."""
+        if self._over:
+            return []
+        effects = self._take(event, now)
+        for node in self._roster.expire(now):
+            self._intake.drop(node)
+        effects += self._advance(now)
+        return effects + self._bulletin.due(now, self._state(now), self._roster, self._topics)
+
+    def next_deadline(self) -> float | None:
+        """When the machine wants a Tick, on the clock that `now` comes from."""
+        times = [self._roster.next_deadline(), self._bulletin.next_deadline()]
+        if self._window is not None and self._offline_since is None:
+            times.append(self._window.deadline_at)
+        return min((time for time in times if time is not None), default=None)
+
+    def snapshot(self) -> Checkpoint:
+        """What a successor needs; updates in hand are not in it, their nodes offer them again."""
+        window = self._window
+        return Checkpoint(
+            run=self.config.run,
+            boot=self._boot,
+            term=self.term,
+            owner=self._owner,
+            round=self._round,
+            asked=tuple(sorted(window.asked)) if window else (),
+            goal=window.goal if window else 0,
+            version=self._release.version,
+            params=self._release.params,
+            optimizer=self._optimizer_state,
+            settled=dict(self._intake.settled),
+            ledger=self._ledger,
+        )
+
+    def will(self, connection: int, doing: str = "") -> tuple[str, bytes]:
+        """Topic and payload of the last words of a connection: published by the broker, or on a
+        clean stop.
+        """
+        state = AggregatorState(
+            alive=False, owner=self._owner, boot=self._boot, connection=connection, doing=doing
+        )
+        return self._topics.aggregator_state, codec.encode_json(state)
+
+    # What comes in
+
+    def _take(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Connected():
+                return self._on_connected(event, now)
+            case Disconnected():
+                if self._offline_since is None:
+                    self._offline_since = now
+                return []
+            case Refused(reason):
+                return self._stop(reason)
+            case Stopping():
+                return [Save(self.snapshot()), self._record("stopped"), *self._stop()]
+            case Received(topic, payload):
+                return self._on_received(topic, payload, now)
+            case Evaluated() | EvaluationFailed():
+                return self._on_evaluated(event)
+            case Tick():
+                return []
+            case _:
+                assert_never(event)
+
+    def _on_connected(self, event: Connected, now: float) -> list[Effect]:
+        if self._window is not None and self._offline_since is not None:
+            self._window.deadline_at += now - self._offline_since
+        self._offline_since = None
+        self.connection = event.connection
+        self._chunk_bytes = chunks.chunk_size(event.packet_limit_bytes)
+        self._roster.doubt_all(now)
+        self._bulletin.all_new()
+        topics = self._topics
+        effects: list[Effect] = [
+            Save(self.snapshot()),
+            Subscribe(
+                (topics.manifest, topics.every_state, topics.every_offer, topics.every_update)
+            ),
+            *self._publish_model(),
+            self._publish_manifest(),
+        ]
+        if event.connection == 1:
+            effects.append(
+                self._record(
+                    "started", task=self.config.task, seed=self.config.seed, boot=self._boot
+                )
+            )
+            if self.config.evaluate:
+                effects.append(Evaluate(self._release.version, self._release.params))
+        return effects
+
+    def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
+        if topic == self._topics.manifest:
+            return self._on_manifest(payload)
+        where = self._topics.parse_upward(topic)
+        if where is None:
+            return []
+        try:
+            if where.kind == "state":
+                return self._on_state(where.node, codec.decode_json(NodeState, payload), now)
+            return self._on_update(where, payload)
+        except PeerError as error:
+            self._tally.unreadable += 1
+            return [self._receipt(where.node, Receipt("unreadable", None, None, reason=str(error)))]
+
+    def _on_manifest(self, payload: bytes) -> list[Effect]:
+        """Our own echo, or that of another aggregator: the higher (term, owner) leads, the other
+        one ends.
+        """
+        if payload == self._manifest:
+            return []
+        try:
+            seen = codec.decode(Manifest, payload)
+        except PeerError:
+            self._tally.unreadable += 1
+            return [self._publish_manifest()]
+        if (seen.term, seen.owner) <= (self.term, self._owner):
+            return []
+        if seen.owner != self._owner and not self.config.takeover:
+            return self._stop(
+                f"run {self.config.run!r} is led by another aggregator (owner {seen.owner}, "
+                f"term {seen.term}): stop that one and set takeover = true, or choose another run name"
+            )
+        self.term = seen.term + 1
+        self._bulletin.all_new()
+        return [Save(self.snapshot()), self._publish_manifest()]
+
+    def _on_state(self, node: str, state: NodeState, now: float) -> list[Effect]:
+        self._bulletin.changed()
+        if not self._roster.heard(node, state, now):
+            raise PeerError(f"the roster is full: max_nodes = {self.config.limits.max_nodes}")
+        if self._window is not None and state.alive:
+            if state.doing == "declined":
+                self._window.declined.add(node)
+            elif node not in self._window.asked:
+                self._window.late.add(node)
+        return []
+
+    def _on_evaluated(self, event: Evaluated | EvaluationFailed) -> list[Effect]:
+        if event.version == self._release.version:
+            self._unscored = False
+        if isinstance(event, EvaluationFailed):
+            return [self._record("evaluation_failed", version=event.version, reason=event.reason)]
+        self._score = event
+        self._bulletin.changed()
+        return [
+            self._record(
+                "evaluated",
+                version=event.version,
+                test_accuracy=event.accuracy,
+                test_loss=event.loss,
+            )
+        ]
+
+    def _on_update(self, where: Upward, payload: bytes) -> list[Effect]:
+        self._tally.bytes_up += len(payload)
+        if where.node not in self._roster.nodes:
+            raise PeerError("no birth of this node was seen")
+        if where.kind == "offer":
+            return self._answer(self._intake.offer(where.node, codec.decode(Offer, payload)))
+        return self._answer(self._intake.chunk(where.node, codec.decode(Chunk, payload)))
+
+    def _answer(self, replies: list[Reply]) -> list[Effect]:
+        """Send the receipts; write refusals down, up to a limit."""
+        effects: list[Effect] = []
+        for reply in replies:
+            effects.append(self._receipt(reply.node, reply.receipt))
+            self._bulletin.changed()
+            if reply.refused is None:
+                continue
+            self._roster.settled(reply.node, self._intake.settled[reply.node])
+            self._tally.refused += 1
+            if self._tally.refused <= REFUSALS_RECORDED:
+                effects.append(
+                    self._record(
+                        "refused",
+                        node=reply.node,
+                        update=ledger.update_name(reply.refused),
+                        base_version=reply.refused.base_version,
+                        reason=reply.receipt.reason,
+                    )
+                )
+        return effects
+
+    # Rounds
+
+    @property
+    def _finished(self) -> bool:
+        return 0 < self.config.rounds.rounds <= self._release.version
+
+    def _advance(self, now: float) -> list[Effect]:
+        """Close what can be closed, open what can be opened, end when the run is over."""
+        if self._over or self._offline_since is not None:
+            return []
+        effects: list[Effect] = []
+        if self._window is not None:
+            effects += self._stand_in(self._window)
+            effects += self._close_if_due(self._window, now)
+        if self._window is None and not self._finished and (opened := self._open_next(now)):
+            effects += [Save(self.snapshot()), *opened]
+        self._intake.open = not self._finished
+        if self._finished and not self._unscored:
+            effects.append(self._record("finished", version=self._release.version))
+            self._bulletin.all_new()
+            effects += self._bulletin.due(now, self._state(now), self._roster, self._topics)
+            effects += self._stop()
+        return effects
+
+    def _stop(self, failure: str = "") -> list[Effect]:
+        self._over = True
+        return [Stop(failure)]
+
+    def _stand_in(self, window: _Open) -> list[Effect]:
+        """Late joiners take the places of members that are gone."""
+        effects: list[Effect] = []
+        present = set(self._roster.present(self.config.task))
+        late = sorted(window.late & present - window.asked)
+        gone = sorted(
+            member
+            for member in window.asked - set(self._intake.in_hand)
+            if self._roster.is_gone(member)
+        )
+        for joiner, member in zip(late, gone, strict=False):
+            window.asked ^= {joiner, member}
+            self._intake.asked.add(joiner)
+            effects.append(self._record("stand_in", node=joiner, place_of=member))
+        return [Save(self.snapshot()), *effects, self._publish_manifest()] if effects else []
+
+    def _close_if_due(self, window: _Open, now: float) -> list[Effect]:
+        in_hand, least = len(self._intake.in_hand), self.config.rounds.min_updates
+        missing = window.asked - set(self._intake.in_hand)
+        if in_hand >= window.goal:
+            return self._flush(window, "goal", now)
+        if in_hand >= least and all(
+            self._roster.is_gone(node) or node in window.declined for node in missing
+        ):
+            return self._flush(window, "all missing are gone", now)
+        if now < window.deadline_at:
+            return []
+        if in_hand >= least:
+            return self._flush(window, "deadline", now)
+        self._window = None
+        reason = f"{in_hand} updates at the deadline, min_updates = {least}"
+        return [
+            self._record(
+                "carried_over",
+                in_hand=sorted(self._intake.in_hand),
+                missing=self._roster.reasons(missing),
+                reason=reason,
+            )
+        ]
+
+    def _flush(self, window: _Open, why: str, now: float) -> list[Effect]:
+        """Make the next version of what is in hand. Persist first, then tell anybody."""
+        counted = [one for _, one in sorted(self._intake.in_hand.items())]
+        missing = self._roster.reasons(window.asked - set(self._intake.in_hand))
+        version = self._release.version + 1
+        self._optimizer_state, step = self._optimizer.apply(
+            self._optimizer_state, rules.mean(self._intake.sum)
+        )
+        before = self._release.params
+        params = Params(before.spec, (before.flat.astype(np.float64) + step).astype(np.float32))
+        self._ledger = ledger.chain(self._ledger, version, counted)
+        verdicts = {
+            one.node: Verdict(one.offer.state_id, one.offer.counter, version, "") for one in counted
+        }
+        for node, verdict in verdicts.items():
+            self._intake.settle(node, verdict)
+            self._roster.settled(node, verdict)
+        self._release = release.make(version, params, self._intake.settled)
+        closed = self._record(
+            "version",
+            closed_by=why,
+            seconds=now - window.opened_at,
+            expected=len(window.asked),
+            missing=missing,
+            counted=[one.entry() for one in counted],
+            bytes_up=self._tally.bytes_up,
+            bytes_down=math.floor(sum(one.offer.metrics.get("bytes_down", 0.0) for one in counted)),
+            unreadable=self._tally.unreadable,
+            refused=self._tally.refused,
+            ledger_sha256=self._ledger.hex(),
+        )
+        self._window = None
+        self._tally = _Tally()
+        self._unscored = self.config.evaluate
+        late = self._answer(self._intake.renew(self._release))
+        opened = [] if self._finished else self._open_next(now)
+        return [
+            Save(self.snapshot()),
+            closed,
+            *self._publish_model(),
+            *(opened or [self._publish_manifest()]),
+            *(self._receipt(node, settled_receipt(verdict)) for node, verdict in verdicts.items()),
+            *late,
+            *([Evaluate(version, params)] if self.config.evaluate else []),
+        ]
+
+    def _open_next(self, now: float) -> list[Effect]:
+        """Open a window if enough nodes are present. The caller saves the checkpoint first."""
+        settings = self.config.rounds
+        in_hand = set(self._intake.in_hand)
+        present = self._roster.present(self.config.task)
+        candidates = set(present) - in_hand
+        if len(present) < settings.min_nodes or not candidates:
+            return []
+        size = selection.cohort_size(len(present), settings.fraction, settings.count)
+        missing = max(size, settings.min_updates) - len(in_hand)
+        self._round += 1
+        rng = np.random.default_rng((self.config.seed, self._round))
+        cohort = selection.draw(candidates, min(max(missing, 1), len(candidates)), rng)
+        asked = set(cohort) | in_hand
+        self._open(asked, min(settings.goal or len(asked), len(asked)), now)
+        return [
+            self._record("round", cohort=list(cohort), carried=sorted(in_hand)),
+            self._publish_manifest(),
+        ]
+
+    def _open(self, asked: set[str], goal: int, now: float) -> None:
+        self._window = _Open(asked, goal, now, now + self.config.rounds.deadline_s)
+        self._intake.asked |= asked
+        self._bulletin.changed()
+
+    # What goes out
+
+    @property
+    def _slot(self) -> int:
+        return self._release.version % self.config.limits.keep_versions
+
+    def _publish_model(self) -> list[Publish]:
+        return release.chunk_messages(self._release, self._topics, self._slot, self._chunk_bytes)
+
+    def _publish_manifest(self) -> Publish:
+        training = self.config.training
+        plan = Plan(
+            task=self.config.task,
+            seed=self.config.seed,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            compression=training.compression,
+            cohort=tuple(sorted(self._window.asked - set(self._intake.in_hand)))
+            if self._window
+            else (),
+            deadline_s=self.config.rounds.deadline_s,
+        )
+        manifest = release.manifest(
+            self._release,
+            run=self.config.run,
+            round_=self._round,
+            term=self.term,
+            owner=self._owner,
+            boot=self._boot,
+            connection=self.connection,
+            slot=self._slot,
+            chunk_bytes=self._chunk_bytes,
+            plan=plan,
+        )
+        self._manifest = codec.encode(manifest)
+        return Publish(self._topics.manifest, self._manifest, retain=True)
+
+    def _receipt(self, node: str, receipt: Receipt) -> Publish:
+        return Publish(self._topics.receipt(node), codec.encode(receipt))
+
+    def _record(self, event: str, **entry: object) -> Record:
+        head = {
+            "event": event,
+            "term": self.term,
+            "round": self._round,
+            "version": self._release.version,
+            "model_sha256": self._release.model.hex(),
+        }
+        return Record({**head, **entry})
+
+    def _state(self, now: float) -> AggregatorState:
+        window = self._window
+        shown = None
+        if window is not None:
+            shown = Window(
+                round=self._round,
+                expected=window.goal,
+                arrived=tuple(sorted(self._intake.in_hand)),
+                missing=self._roster.reasons(window.asked - set(self._intake.in_hand)),
+                closes_in_s=max(0.0, window.deadline_at - now),
+            )
+        present, needed = len(self._roster.present(self.config.task)), self.config.rounds.min_nodes
+        waiting = f"waiting for nodes: {present} of {needed} present"
+        return AggregatorState(
+            alive=True,
+            owner=self._owner,
+            boot=self._boot,
+            connection=self.connection,
+            term=self.term,
+            round=self._round,
+            version=self._release.version,
+            rounds=self.config.rounds.rounds,
+            doing="finished" if self._finished else "collecting updates" if window else waiting,
+            window=shown,
+            accuracy=self._score.accuracy if self._score else None,
+            loss=self._score.loss if self._score else None,
+            bytes_up=self._tally.bytes_up,
+        )

@@ -1,0 +1,65 @@
+"""Scoring beside the aggregator's loop: every model in turn, each ends in one event.
+
+Imports no torch: the task does, once the first model is scored.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from aggregator.events import Evaluate, Evaluated, EvaluationFailed
+from shared.tasks import Data, Task, failure
+
+_log = logging.getLogger(__name__)
+
+
+class Evaluator:
+    """Runs Evaluate jobs in one thread, in order; `deliver` is called from that thread."""
+
+    def __init__(
+        self,
+        task: Task,
+        load_test: Callable[[], Data],
+        deliver: Callable[[Evaluated | EvaluationFailed], None],
+    ) -> None:
+        """`load_test` is asked at the first job, in the thread, and again only if it failed."""
+        self._task = task
+        self._load_test = load_test
+        self._deliver = deliver
+        self._data: Data | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="evaluate")
+
+    def start(self, job: Evaluate) -> None:
+        """Score this model once those before it are done."""
+        self._executor.submit(self._run, job)
+
+    def close(self) -> None:
+        """Finish the model at hand, forget the others, and wait for the thread."""
+        self._executor.shutdown(cancel_futures=True)
+
+    def _run(self, job: Evaluate) -> None:
+        self._deliver(self._event(job))
+
+    def _event(self, job: Evaluate) -> Evaluated | EvaluationFailed:
+        try:
+            if self._data is None:
+                self._data = self._load_test()
+        except Exception as error:  # noqa: BLE001 - whatever the task's author did
+            _log.debug("loading the test data failed", exc_info=True)
+            return EvaluationFailed(job.version, failure(error))
+        return evaluate(self._task, self._data, job)
+
+
+def evaluate(task: Task, data: Data, job: Evaluate) -> Evaluated | EvaluationFailed:
+    """Score a model on held-out data; the result depends on the arguments alone."""
+    if len(data) == 0:
+        return EvaluationFailed(job.version, "there are no test samples")
+    try:
+        score = task.score(job.params, data)
+    except Exception as error:  # noqa: BLE001 - whatever the task's author did
+        _log.debug("scoring version %d failed", job.version, exc_info=True)
+        return EvaluationFailed(job.version, failure(error))
+    if not math.isfinite(score.loss):
+        return EvaluationFailed(job.version, "the loss is NaN or infinite")
+    return Evaluated(job.version, score.accuracy, score.loss)

@@ -1,0 +1,106 @@
+"""What can happen to the aggregator (events) and what its machine asks of the shell (effects)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.messages import Verdict
+from shared.params import Params
+
+# Events; those of the link are in shared.events
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The model of a version was scored on the held-out data."""
+
+    version: int
+    accuracy: float
+    """Share of samples classified correctly, 0..1."""
+    loss: float
+    """Mean loss a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFailed:
+    """The model could not be scored; rounds go on."""
+
+    version: int
+    reason: str
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Ask the broker for these topics."""
+
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Hand one message to the broker, QoS 1."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Put the checkpoint on disk, before the effects that follow."""
+
+    checkpoint: "Checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Append one entry to the journal; the shell adds the wall clock."""
+
+    entry: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Score a model; ends in Evaluated or EvaluationFailed."""
+
+    version: int
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """This run is over; `failure` says why when it did not end well."""
+
+    failure: str = ""
+
+
+Effect = Subscribe | Publish | Save | Record | Evaluate | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that a successor needs to go on; one file (`checkpoints.py`)."""
+
+    run: str
+    boot: int
+    """How often this state directory was started."""
+    term: int
+    owner: str
+    round: int
+    """The last round that was opened."""
+    asked: tuple[str, ...]
+    """Who was asked in it; empty when no window was open."""
+    goal: int
+    """How many updates close it."""
+    version: int
+    params: Params
+    optimizer: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    settled: Mapping[str, Verdict] = field(default_factory=dict)
+    """Per node the last update that was settled."""
+    ledger: bytes = bytes(32)
+    """Hash chain over what was counted, version by version."""

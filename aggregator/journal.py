@@ -1,0 +1,39 @@
+"""What happened, one JSON line each: the source of tables, plots and replay. Append only."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+
+class Journal:
+    """An open journal; lines go to the file at once, so that a reader and a crash see whole
+    lines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = path.open("ab", buffering=0)
+
+    def append(self, time_s: float, entry: Mapping[str, object]) -> bytes:
+        """Write one entry with its wall-clock time (seconds since 1970); gives the line without
+        its end.
+        """
+        line = json.dumps(
+            {"time": round(time_s, 3), **entry}, separators=(",", ":"), allow_nan=False
+        ).encode()
+        self._file.write(line + b"\n")
+        return line
+
+    def close(self) -> None:
+        """Put everything on disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[dict[str, object]]:
+    """Every whole entry; a last line that a crash tore is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)

@@ -1,0 +1,169 @@
+"""The aggregator's shell: one inbox, one loop, performs effects, decides nothing."""
+
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, assert_never
+
+from aggregator import checkpoints
+from aggregator.config import Config
+from aggregator.coordinator import Coordinator, Event
+from aggregator.evaluation import Evaluator
+from aggregator.events import Checkpoint, Effect, Evaluate, Publish, Record, Save, Stop, Subscribe
+from aggregator.journal import Journal
+from shared import disk, tasks
+from shared.errors import ConfigError
+from shared.events import Stopping, Tick
+from shared.link import Link
+from shared.params import Params
+from shared.topics import Topics
+from shared.transport import Inbox, Transport
+
+_log = logging.getLogger(__name__)
+
+JOURNAL = "journal.jsonl"
+
+
+class Scorer(Protocol):
+    """Scores models elsewhere and puts the outcome into the inbox."""
+
+    def start(self, job: Evaluate) -> None:
+        """Begin; the outcome comes as an event."""
+
+
+class Shell:
+    """The coordinator with its hands: link, disk, scorer. The clocks are arguments, so it runs
+    on a virtual one.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        link: Link,
+        scorer: Scorer,
+        journal: Journal,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.coordinator = coordinator
+        self.stopped: Stop | None = None
+        self._link = link
+        self._scorer = scorer
+        self._journal = journal
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._events_topic = Topics(coordinator.config.run).events
+
+    def feed(self, event: Event) -> None:
+        """Hand one event to the machine and perform what it asks for, in order."""
+        for effect in self.coordinator.handle(event, self._clock()):
+            self.perform(effect)
+
+    def perform(self, effect: Effect) -> None:
+        """Perform one effect."""
+        config = self.coordinator.config
+        match effect:
+            case Subscribe(topics):
+                self._link.subscribe(topics)
+            case Publish(topic, payload, retain):
+                self._link.publish(topic, payload, retain=retain)
+            case Save(checkpoint):
+                checkpoints.save(config.state_dir, checkpoint, config.limits.keep_checkpoints)
+            case Record(entry):
+                line = self._journal.append(self._wall_clock(), entry)
+                self._link.publish(self._events_topic, line)
+                _log.info("%s", _told(entry))
+            case Evaluate():
+                self._scorer.start(effect)
+            case Stop():
+                self.stopped = effect
+            case _:
+                assert_never(effect)
+
+
+def run(config: Config) -> None:
+    """Run the aggregator until its run is over or SIGTERM or Ctrl-C ends it. ConfigError when it
+    cannot go on.
+    """
+    with disk.hold(config.state_dir):
+        task = tasks.find(config.task)
+        journal = Journal(config.state_dir / JOURNAL)
+        checkpoint = begin(config, journal, lambda: task.initial(config.seed))
+        coordinator = Coordinator(config, checkpoint, time.monotonic())
+        inbox: Inbox[Event] = Inbox(config.limits.inbox_bytes)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: inbox.put(Stopping()))
+        link = Transport(
+            config.broker, f"midge-{config.run}-aggregator", coordinator.will, inbox.put
+        )
+        scorer = Evaluator(task, lambda: task.load("test", config.data_dir), inbox.put)
+        shell = Shell(coordinator, link, scorer, journal, time.monotonic, time.time)
+        link.open()
+        try:
+            loop(shell, inbox)
+        finally:
+            link.close(last=coordinator.will(coordinator.connection, "stopped"))
+            scorer.close()
+            journal.close()
+    if shell.stopped is not None and shell.stopped.failure:
+        raise ConfigError(shell.stopped.failure)
+
+
+def loop(shell: Shell, inbox: Inbox[Event]) -> None:
+    """Feed events as they come, and a Tick when the machine asked for one."""
+    while shell.stopped is None:
+        deadline = shell.coordinator.next_deadline()
+        pause = None if deadline is None else max(0.0, deadline - time.monotonic())
+        shell.feed(inbox.get(pause) or Tick())
+
+
+def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Checkpoint:
+    """The newest valid checkpoint, or a new run. ConfigError when the state belongs to another
+    run.
+    """
+    checkpoint, problems = checkpoints.load(config.state_dir)
+    for problem in problems:
+        _log.error("%s", problem)
+        using = f"version {checkpoint.version}" if checkpoint else "a new run"
+        journal.append(
+            time.time(), {"event": "corrupt_checkpoint", "problem": problem, "using": using}
+        )
+    if checkpoint is None:
+        if problems:
+            raise ConfigError(
+                f"state_dir: no checkpoint in {config.state_dir} is whole; restore one from a "
+                "backup, or choose an empty folder to start anew"
+            )
+        params = initial()
+        return Checkpoint(
+            run=config.run,
+            boot=0,
+            term=0,
+            owner=secrets.token_hex(8),
+            round=0,
+            asked=(),
+            goal=0,
+            version=0,
+            params=params,
+        )
+    if checkpoint.run != config.run:
+        raise ConfigError(
+            f"state_dir: {config.state_dir} holds run {checkpoint.run!r}, not {config.run!r}; "
+            "choose another folder or that run's name"
+        )
+    return checkpoint
+
+
+def _told(entry: Mapping[str, object]) -> str:
+    """An entry as one line of a log: its plain fields."""
+    shown = {
+        key: value
+        for key, value in entry.items()
+        if isinstance(value, str | int | float) and key != "event"
+    }
+    return f"{entry.get('event')}: " + ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in shown.items()
+    )

@@ -1,0 +1,1 @@
+"""An edge node: trains on its own shard and sends updates."""

@@ -1,0 +1,458 @@
+"""A node's machine: follow the newest model, train when asked, see the update through to its
+receipt.
+
+Theory of operation. The retained manifest says which version holds and who is asked to train in
+this round. A node that is asked fetches the version's chunks (each by its exact topic), trains,
+puts the finished update on disk and offers it. The aggregator answers with what it wants to be
+sent, and in the end with `settled`: counted, or refused with a reason. Until then the update is
+offered again, with growing jittered pauses, and at once when the aggregator came anew; only then
+the node trains again. So an update that was finished is never lost and never in two places.
+
+The link may come and go in any phase. The machine is pure: `handle(event, now)` gives the effects
+to perform, in order; it reads no clock, opens no file, and its generator is passed in.
+"""
+
+import hashlib
+import logging
+from dataclasses import replace
+from enum import Enum
+from typing import assert_never
+
+import numpy as np
+
+from edge_node.config import Config
+from edge_node.events import (
+    Effect,
+    Entry,
+    Keep,
+    Log,
+    Memory,
+    Publish,
+    Stop,
+    StopTraining,
+    Subscribe,
+    Train,
+    Trained,
+    TrainingFailed,
+    Unsubscribe,
+)
+from shared import chunks, codec, compression
+from shared.errors import PeerError
+from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
+from shared.messages import Chunk, Manifest, Model, NodeState, Offer, Receipt
+from shared.params import Params
+from shared.topics import Topics
+
+Event = Connected | Disconnected | Received | Refused | Stopping | Tick | Trained | TrainingFailed
+
+FETCH_WINDOW = 16
+"""Chunks asked for at a time: below the 20 messages in flight that brokers allow by default."""
+FETCH_PAUSE_S = 5.0
+"""Without a new chunk for so long, the missing ones are asked for again."""
+STATE_PAUSE_S = 0.25
+"""Between two state messages: a round of milliseconds need not report each of its phases."""
+
+
+class Phase(Enum):
+    """What the node is doing; its value is what people read."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    TRAINING = "training"
+    UPLOADING = "uploading"
+    BACKING_OFF = "waiting for receipt"
+    DECLINED = "declined"
+
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.IDLE: frozenset({Phase.FETCHING, Phase.TRAINING, Phase.UPLOADING, Phase.DECLINED}),
+    Phase.FETCHING: frozenset({Phase.IDLE, Phase.TRAINING, Phase.DECLINED}),
+    Phase.TRAINING: frozenset({Phase.IDLE, Phase.FETCHING, Phase.UPLOADING, Phase.DECLINED}),
+    Phase.UPLOADING: frozenset({Phase.BACKING_OFF, Phase.IDLE}),
+    Phase.BACKING_OFF: frozenset({Phase.UPLOADING, Phase.IDLE}),
+    Phase.DECLINED: frozenset({Phase.IDLE, Phase.FETCHING, Phase.TRAINING, Phase.UPLOADING}),
+}
+"""What may follow what; docs/architecture.md draws it and a test compares the two."""
+
+
+class Agent:
+    """One node. `memory` is what it remembers over a crash, already with the number of this
+    boot.
+    """
+
+    def __init__(self, config: Config, memory: Memory, rng: np.random.Generator) -> None:
+        self.memory = memory
+        self.phase = Phase.IDLE if memory.entry is None else Phase.UPLOADING
+        self._config = config
+        self._topics = Topics(config.run)
+        self._rng = rng
+        self._online = False
+        self.connection = 0
+        self._packet_limit_bytes = config.broker.packet_limit_bytes
+        self._manifest: Manifest | None = None
+        self._held: tuple[int, bytes, Params] | None = None  # version, digest, parameters
+        self._fetch: chunks.Assembly | None = None
+        self._fetched_bytes = 0
+        self._subscribed: set[int] = set()
+        self._job: Manifest | None = None  # training for it runs
+        self._note = ""
+        self._said: NodeState | None = None
+        self._pause_s = config.offer_pause_s
+        self._offer_at: float | None = None
+        self._fetch_at: float | None = None
+        self._say_from = 0.0
+
+    # The machine's calls
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event and say what to do, in order."""
+        effects: list[Effect] = []
+        match event:
+            case Connected():
+                effects += self._on_connected(event, now)
+            case Disconnected(reason):
+                self._online = False
+                self._subscribed.clear()
+                self._offer_at = self._fetch_at = None
+                effects.append(Log(logging.WARNING, reason))
+            case Refused(reason):
+                return [Stop(reason)]
+            case Stopping():
+                return [StopTraining(), Stop()]
+            case Received(topic, payload):
+                try:
+                    effects += self._on_received(topic, payload, now)
+                except PeerError as error:
+                    effects.append(Log(logging.WARNING, f"ignored a message on {topic}: {error}"))
+            case Trained():
+                effects += self._on_trained(event, now)
+            case TrainingFailed():
+                effects += self._on_training_failed(event)
+            case Tick():
+                effects += self._on_tick(now)
+            case _:
+                assert_never(event)
+        return effects + self._say(now)
+
+    def next_deadline(self) -> float | None:
+        """When the machine wants a Tick, on the clock that `now` comes from."""
+        times = [self._offer_at, self._fetch_at]
+        if self._online and self._state() != self._said:
+            times.append(self._say_from)
+        return min((time for time in times if time is not None), default=None)
+
+    def will(self, connection: int, doing: str = "offline") -> tuple[str, bytes]:
+        """Topic and payload of the last words of a connection: published by the broker, or on a
+        clean stop.
+        """
+        state = NodeState(
+            alive=False,
+            state_id=self.memory.state_id,
+            boot=self.memory.boot,
+            connection=connection,
+            doing=doing,
+        )
+        return self._topics.state(self._config.name), codec.encode_json(state)
+
+    # What comes in
+
+    def _on_connected(self, event: Connected, now: float) -> list[Effect]:
+        self._online = True
+        self.connection = event.connection
+        self._packet_limit_bytes = event.packet_limit_bytes
+        self._said = None
+        self._say_from = now
+        name = self._config.name
+        own = (self._topics.manifest, self._topics.receipt(name), self._topics.state(name))
+        # The birth goes first: the aggregator takes no offer from a node that it does not know.
+        return [Subscribe(own), *self._say(now), *self._ask_for_chunks(now), *self._offer(now)]
+
+    def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
+        if topic == self._topics.manifest:
+            return self._on_manifest(codec.decode(Manifest, payload), now)
+        if topic == self._topics.receipt(self._config.name):
+            return self._on_receipt(codec.decode(Receipt, payload), now)
+        if topic == self._topics.state(self._config.name):
+            # Our own death while we live: the will of a connection that was taken over.
+            if not codec.decode_json(NodeState, payload).alive:
+                self._said = None
+                self._say_from = now
+            return []
+        if self._topics.parse_model_chunk(topic) is not None:
+            self._fetched_bytes += len(payload)
+            return self._on_chunk(codec.decode(Chunk, payload), now)
+        return []
+
+    def _on_manifest(self, manifest: Manifest, now: float) -> list[Effect]:
+        leader, known = (manifest.term, manifest.owner), (self.memory.term, self.memory.owner)
+        if leader < known:
+            return [
+                Log(
+                    logging.WARNING,
+                    f"ignored term {manifest.term} of {manifest.owner}: {known[0]} leads",
+                )
+            ]
+        effects: list[Effect] = []
+        if leader > known:
+            self.memory = replace(self.memory, term=manifest.term, owner=manifest.owner)
+            effects.append(Keep(self.memory))
+        before = self._manifest
+        self._manifest = manifest
+        if before is not None and _came_anew(before, manifest):
+            self._said = None
+            self._say_from = now
+            effects += [*self._say(now), *self._offer(now)]
+        return effects + self._follow(now)
+
+    def _on_chunk(self, chunk: Chunk, now: float) -> list[Effect]:
+        if self._fetch is None or self._manifest is None:
+            return []
+        if chunk.of != self._fetch.of:
+            # The slot was overwritten by a newer version: read the manifest again.
+            return [Unsubscribe((self._topics.manifest,)), Subscribe((self._topics.manifest,))]
+        self._fetch.add(chunk)
+        self._fetch_at = now + FETCH_PAUSE_S
+        if not self._fetch.complete:
+            return self._ask_for_chunks(now)
+        manifest, body = self._manifest, bytes(self._fetch.body())
+        done = self._end_fetch()
+        if hashlib.sha256(body).digest() != manifest.digest:
+            self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
+            return [
+                *done,
+                Log(logging.WARNING, "the model does not match its digest, fetching it again"),
+            ]
+        params = codec.model_params(codec.decode(Model, body))
+        self._held = (manifest.version, params.digest, params)
+        return done + self._follow(now)
+
+    def _on_receipt(self, receipt: Receipt, now: float) -> list[Effect]:
+        entry = self.memory.entry
+        if receipt.kind == "unreadable":
+            self._said = None
+            return [
+                Log(logging.WARNING, f"the aggregator could not use a message: {receipt.reason}")
+            ]
+        if entry is None or (receipt.state_id, receipt.counter) != (
+            self.memory.state_id,
+            entry.counter,
+        ):
+            return []
+        if receipt.kind == "want":
+            return self._on_want(entry, receipt, now)
+        verdict = f"refused: {receipt.reason}"
+        if receipt.version is not None:
+            verdict = f"counted in version {receipt.version}"
+        self.memory = replace(self.memory, entry=None)
+        self._offer_at = None
+        self._enter(Phase.IDLE)
+        log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
+        return [Keep(self.memory), log, *self._follow(now)]
+
+    def _on_want(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
+        size = chunks.chunk_size(self._packet_limit_bytes)
+        count = chunks.count(len(entry.body), size)
+        self._wait(now)
+        if not receipt.missing:
+            self._enter(Phase.BACKING_OFF)
+        return [
+            Publish(
+                self._topics.update(self._config.name, index),
+                codec.encode(chunks.cut(entry.body, entry.counter, index, size)),
+            )
+            for index in chunks.from_bitmap(receipt.missing, count)
+        ]
+
+    def _on_trained(self, event: Trained, now: float) -> list[Effect]:
+        if self._job is None or self._job.round != event.round:
+            return []  # it was stopped when this event was on its way
+        manifest, self._job = self._job, None
+        body = compression.named(manifest.plan.compression).compress(event.delta.flat)
+        entry = Entry(
+            counter=self.memory.counter + 1,
+            round=manifest.round,
+            base_version=manifest.version,
+            base=manifest.model,
+            spec=event.delta.spec.digest,
+            samples=event.samples,
+            metrics={**event.metrics, "bytes_down": float(self._fetched_bytes)},
+            compression=manifest.plan.compression,
+            body=body,
+            digest=hashlib.sha256(body).digest(),
+        )
+        self._fetched_bytes = 0
+        trained = (manifest.term, manifest.round)
+        self.memory = replace(self.memory, counter=entry.counter, trained=trained, entry=entry)
+        self._enter(Phase.UPLOADING)
+        self._pause_s = self._config.offer_pause_s
+        return [Keep(self.memory), *self._offer(now)]
+
+    def _on_training_failed(self, event: TrainingFailed) -> list[Effect]:
+        if self._job is None or self._job.round != event.round:
+            return []  # it was stopped when this event was on its way
+        manifest, self._job = self._job, None
+        self.memory = replace(self.memory, trained=(manifest.term, manifest.round))
+        self._enter(Phase.DECLINED, event.reason)
+        return [Keep(self.memory), Log(logging.ERROR, f"round {event.round}: {event.reason}")]
+
+    def _on_tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._offer_at is not None and self._offer_at <= now:
+            effects += self._offer(now)
+        if self._fetch_at is not None and self._fetch_at <= now:
+            self._fetch_at = None
+            asked = tuple(self._chunk_topic(index) for index in sorted(self._subscribed))
+            self._subscribed.clear()
+            effects += [Unsubscribe(asked)] if asked else []
+            effects += self._follow(now)
+        return effects
+
+    # Following the model
+
+    def _follow(self, now: float) -> list[Effect]:
+        """Do what the current manifest asks of this node."""
+        manifest = self._manifest
+        if manifest is None:
+            return []
+        effects: list[Effect] = []
+        if self._job is not None and self._job.model != manifest.model:
+            self._job = None
+            self._enter(Phase.IDLE)
+            effects.append(StopTraining())
+        if self._fetch is not None and not self._fetch.is_for(
+            manifest.version, manifest.size, manifest.chunk_bytes
+        ):
+            effects += self._end_fetch()
+        if self.memory.entry is not None or self._job is not None:
+            return effects
+        if objection := self._objection(manifest):
+            self._enter(Phase.DECLINED, objection)
+            return effects
+        asked = self._config.name in manifest.plan.cohort
+        asked = asked and (manifest.term, manifest.round) > self.memory.trained
+        held = self._held is not None and self._held[:2] == (manifest.version, manifest.model)
+        if held and asked and self._held is not None:
+            self._job = manifest
+            self._enter(Phase.TRAINING)
+            effects.append(Train(manifest.round, self._held[2], manifest.plan))
+        elif not held and (asked or self._held is None):
+            self._enter(Phase.FETCHING)
+            if self._fetch is None:
+                self._fetch = chunks.Assembly(manifest.version, manifest.size, manifest.chunk_bytes)
+            effects += self._ask_for_chunks(now)
+        elif self.phase is not Phase.DECLINED:
+            self._enter(Phase.IDLE)
+        return effects
+
+    def _objection(self, manifest: Manifest) -> str:
+        """Why this node takes no part in the run; empty when it does."""
+        if manifest.plan.task != self._config.task:
+            return f"set up for task {self._config.task!r}, the run is about {manifest.plan.task!r}"
+        if manifest.plan.compression not in compression.COMPRESSIONS:
+            return f"has no compression {manifest.plan.compression!r}"
+        if manifest.size > self._config.model_limit_bytes:
+            return f"the model of {manifest.size} bytes is over model_limit_bytes"
+        return ""
+
+    def _ask_for_chunks(self, now: float) -> list[Effect]:
+        """Keep up to FETCH_WINDOW missing chunks subscribed."""
+        if self._fetch is None or not self._online:
+            return []
+        missing = self._fetch.missing()
+        wanted = set(missing[:FETCH_WINDOW])
+        fresh, done = sorted(wanted - self._subscribed), sorted(self._subscribed - set(missing))
+        self._subscribed = (self._subscribed | wanted) - set(done)
+        self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
+        effects: list[Effect] = []
+        if done:
+            effects.append(Unsubscribe(tuple(self._chunk_topic(index) for index in done)))
+        if fresh:
+            effects.append(Subscribe(tuple(self._chunk_topic(index) for index in fresh)))
+        return effects
+
+    def _end_fetch(self) -> list[Effect]:
+        topics = tuple(self._chunk_topic(index) for index in sorted(self._subscribed))
+        self._fetch = None
+        self._fetch_at = None
+        self._subscribed.clear()
+        self._enter(Phase.IDLE)
+        return [Unsubscribe(topics)] if topics else []
+
+    def _chunk_topic(self, index: int) -> str:
+        slot = self._manifest.slot if self._manifest else 0
+        return self._topics.model_chunk(slot, index)
+
+    # Seeing an update through
+
+    def _offer(self, now: float) -> list[Effect]:
+        entry = self.memory.entry
+        if entry is None or not self._online:
+            return []
+        self._enter(Phase.UPLOADING)
+        self._wait(now)
+        offer = Offer(
+            state_id=self.memory.state_id,
+            counter=entry.counter,
+            base_version=entry.base_version,
+            base=entry.base,
+            spec=entry.spec,
+            round=entry.round,
+            size=len(entry.body),
+            chunk_bytes=chunks.chunk_size(self._packet_limit_bytes),
+            digest=entry.digest,
+            compression=entry.compression,
+            samples=entry.samples,
+            metrics=dict(entry.metrics),
+            body=entry.body if len(entry.body) <= self._config.inline_bytes else None,
+        )
+        return [Publish(self._topics.offer(self._config.name), codec.encode(offer))]
+
+    def _wait(self, now: float) -> None:
+        """Until the next offer: a growing jittered pause, so that a fleet does not ask in step."""
+        self._offer_at = now + self._jittered(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, self._config.longest_pause_s)
+
+    def _jittered(self, pause_s: float) -> float:
+        return pause_s * float(self._rng.uniform(0.5, 1.5))
+
+    # What people see
+
+    def _enter(self, phase: Phase, note: str = "") -> None:
+        if phase is not self.phase and phase not in TRANSITIONS[self.phase]:
+            raise AssertionError(f"no way from {self.phase} to {phase}")
+        self.phase = phase
+        self._note = note
+
+    def _state(self) -> NodeState:
+        return NodeState(
+            alive=True,
+            state_id=self.memory.state_id,
+            boot=self.memory.boot,
+            connection=self.connection,
+            doing=self.phase.value,
+            version=self._held[0] if self._held else None,
+            task=self._config.task,
+            note=self._note[:200],
+        )
+
+    def _say(self, now: float) -> list[Effect]:
+        """Publish the birth, or what changed since the last one; a refusal to take part at once."""
+        state = self._state()
+        if not self._online or state == self._said:
+            return []
+        if now < self._say_from and self.phase is not Phase.DECLINED:
+            return []
+        self._said = state
+        self._say_from = now + STATE_PAUSE_S
+        return [
+            Publish(self._topics.state(self._config.name), codec.encode_json(state), retain=True)
+        ]
+
+
+def _came_anew(before: Manifest, after: Manifest) -> bool:
+    """True when the aggregator started or connected again between the two."""
+    return (before.owner, before.boot, before.connection) != (
+        after.owner,
+        after.boot,
+        after.connection,
+    )

@@ -1,0 +1,150 @@
+"""A node's shell: one inbox, one loop, performs effects, decides nothing."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, assert_never
+
+import numpy as np
+
+from edge_node import outbox, shards
+from edge_node.agent import Agent, Event
+from edge_node.config import Config
+from edge_node.events import (
+    Effect,
+    Keep,
+    Log,
+    Memory,
+    Publish,
+    Stop,
+    StopTraining,
+    Subscribe,
+    Train,
+    Unsubscribe,
+)
+from edge_node.trainer import Trainer
+from shared import disk, tasks
+from shared.errors import ConfigError
+from shared.events import Stopping, Tick
+from shared.link import Link
+from shared.transport import Inbox, Transport
+
+_log = logging.getLogger(__name__)
+
+
+class Learner(Protocol):
+    """Trains elsewhere and puts the outcome into the inbox."""
+
+    def start(self, job: Train) -> None:
+        """Begin; a job that runs is stopped first."""
+
+    def stop(self) -> None:
+        """The job that runs ends without an event."""
+
+
+class Shell:
+    """The agent with its hands: link, disk, trainer. The clock is an argument, so it runs on a
+    virtual one.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        link: Link,
+        learner: Learner,
+        state_dir: Path,
+        clock: Callable[[], float],
+    ) -> None:
+        self.agent = agent
+        self.stopped: Stop | None = None
+        self._link = link
+        self._learner = learner
+        self._state_dir = state_dir
+        self._clock = clock
+
+    def feed(self, event: Event) -> None:
+        """Hand one event to the machine and perform what it asks for, in order."""
+        for effect in self.agent.handle(event, self._clock()):
+            self.perform(effect)
+
+    def perform(self, effect: Effect) -> None:
+        """Perform one effect."""
+        match effect:
+            case Subscribe(topics):
+                self._link.subscribe(topics)
+            case Unsubscribe(topics):
+                self._link.unsubscribe(topics)
+            case Publish(topic, payload, retain):
+                self._link.publish(topic, payload, retain=retain)
+            case Keep(memory):
+                outbox.save(self._state_dir, memory)
+            case Train():
+                self._learner.start(effect)
+            case StopTraining():
+                self._learner.stop()
+            case Log(level, text):
+                _log.log(level, "%s", text)
+            case Stop():
+                self.stopped = effect
+            case _:
+                assert_never(effect)
+
+
+def run(config: Config) -> None:
+    """Run the node until SIGTERM or Ctrl-C ends it. ConfigError when it cannot go on."""
+    with disk.hold(config.state_dir):
+        memory = begin(config.state_dir)
+        agent = Agent(config, memory, np.random.default_rng())
+        inbox: Inbox[Event] = Inbox(config.inbox_bytes)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: inbox.put(Stopping()))
+        link = Transport(
+            config.broker, f"midge-{config.run}-node-{config.name}", agent.will, inbox.put
+        )
+        learner = Trainer(
+            config.name,
+            lambda: tasks.find(config.task),
+            lambda task: shard(config, task),
+            inbox.put,
+        )
+        shell = Shell(agent, link, learner, config.state_dir, time.monotonic)
+        link.open()
+        try:
+            loop(shell, inbox)
+        finally:
+            link.close(last=agent.will(agent.connection, "stopped"))
+            learner.close()
+    if shell.stopped is not None and shell.stopped.failure:
+        raise ConfigError(shell.stopped.failure)
+
+
+def loop(shell: Shell, inbox: Inbox[Event]) -> None:
+    """Feed events as they come, and a Tick when the machine asked for one."""
+    while shell.stopped is None:
+        deadline = shell.agent.next_deadline()
+        pause = None if deadline is None else max(0.0, deadline - time.monotonic())
+        shell.feed(inbox.get(pause) or Tick())
+
+
+def begin(state_dir: Path) -> Memory:
+    """What this node remembers, with the number of this boot, which is on disk before anybody
+    hears of it.
+    """
+    memory, problem = outbox.load(state_dir)
+    if problem:
+        _log.error("%s", problem)
+    memory = replace(memory, boot=memory.boot + 1)
+    outbox.save(state_dir, memory)
+    return memory
+
+
+def shard(config: Config, task: tasks.Task) -> tasks.Data:
+    """This node's part of the task's training data."""
+    data = task.load("train", config.data_dir)
+    settings = config.shard
+    return data.take(
+        shards.iid(data.y, settings.of, settings.seed, settings.per_label)[settings.index]
+    )

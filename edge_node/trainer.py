@@ -1,0 +1,111 @@
+"""Local training beside the node's loop: one job at a time, each ends in one event unless stopped.
+
+Imports no torch: the task does, once the first job runs.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import numpy as np
+
+from edge_node.events import Train, Trained, TrainingFailed
+from shared.params import subtract
+from shared.tasks import Data, Task, failure
+
+_log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Runs Train jobs in one thread; `deliver` is called from that thread."""
+
+    def __init__(
+        self,
+        node: str,
+        task: Callable[[], Task],
+        shard: Callable[[Task], Data],
+        deliver: Callable[[Trained | TrainingFailed], None],
+    ) -> None:
+        """`task` and `shard` are asked at the first job, in the thread; again only if they fail."""
+        self._node = node
+        self._task = task
+        self._shard = shard
+        self._deliver = deliver
+        self._loaded: tuple[Task, Data] | None = None
+        self._stopped = Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="train")
+
+    def start(self, job: Train) -> None:
+        """Stop the job that runs, if any, and begin this one."""
+        self.stop()
+        self._stopped = Event()
+        self._executor.submit(self._run, job, self._stopped.is_set)
+
+    def stop(self) -> None:
+        """End the job that runs before its next step; it delivers nothing.
+
+        An event that was on its way to the inbox already cannot be called back; it names its round.
+        """
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Stop, and wait for the thread: torch must not be interrupted halfway."""
+        self.stop()
+        self._executor.shutdown(cancel_futures=True)
+
+    def _run(self, job: Train, stopped: Callable[[], bool]) -> None:
+        if stopped():
+            return
+        event = self._event(job, stopped)
+        if event is not None and not stopped():
+            self._deliver(event)
+
+    def _event(self, job: Train, stopped: Callable[[], bool]) -> Trained | TrainingFailed | None:
+        try:
+            if self._loaded is None:
+                task = self._task()
+                self._loaded = task, self._shard(task)
+        except Exception as error:  # noqa: BLE001 - whatever the task's author did
+            _log.debug("loading the task or its data failed", exc_info=True)
+            return TrainingFailed(job.round, failure(error))
+        task, data = self._loaded
+        return local_update(task, data, self._node, job, stopped)
+
+
+def local_update(
+    task: Task, data: Data, node: str, job: Train, stopped: Callable[[], bool]
+) -> Trained | TrainingFailed | None:
+    """Train from `job.base` on this node's shard; None when it was stopped.
+
+    The result depends on the arguments alone: randomness comes from (plan.seed, node, round).
+    """
+    if len(data) == 0:
+        return TrainingFailed(job.round, "this node holds no samples")
+    started_s = time.perf_counter()
+    try:
+        outcome = task.train(job.base, data, job.plan, _generator(node, job), stopped)
+        if outcome is None:
+            return None
+        after, metrics = outcome
+        with np.errstate(all="ignore"):
+            delta = subtract(after, job.base)
+    except Exception as error:  # noqa: BLE001 - whatever the task's author did
+        _log.debug("training in round %d failed", job.round, exc_info=True)
+        return TrainingFailed(job.round, failure(error))
+    if not (np.isfinite(delta.flat).all() and all(map(math.isfinite, metrics.values()))):
+        return TrainingFailed(
+            job.round,
+            "training diverged: the loss became NaN or infinite; "
+            f"lower the learning rate (now {job.plan.learning_rate:g})",
+        )
+    train_s = time.perf_counter() - started_s
+    return Trained(job.round, delta, len(data), {**metrics, "train_s": train_s})
+
+
+def _generator(node: str, job: Train) -> np.random.Generator:
+    name = int.from_bytes(hashlib.sha256(node.encode()).digest())
+    return np.random.default_rng([job.plan.seed, name, job.round])

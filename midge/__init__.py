@@ -1,0 +1,1 @@
+"""The workbench: front door, demo and experiments."""

@@ -1,0 +1,239 @@
+"""A whole federation in one process on a virtual clock: the real machines and shells over the
+in-memory transport.
+
+Only the hands differ: training and scoring happen at once, and take as much virtual time as they
+are told to. State directories, checkpoints, outboxes and journal are real files.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from aggregator import evaluation
+from aggregator import service as aggregator_service
+from aggregator.config import Config as AggregatorConfig
+from aggregator.coordinator import Coordinator
+from aggregator.coordinator import Event as AggregatorEvent
+from aggregator.events import Evaluate
+from aggregator.journal import Journal
+from edge_node import service as node_service
+from edge_node import trainer
+from edge_node.agent import Agent
+from edge_node.agent import Event as NodeEvent
+from edge_node.config import Config as NodeConfig
+from edge_node.events import Train
+from shared.events import Tick
+from shared.memory import Clock, Faults, MemoryBroker, MemoryTransport
+from shared.tasks import Data, Task
+
+TRAIN_S = 1.0
+"""Virtual seconds that one round of local training takes, unless told otherwise."""
+
+
+class Federation:
+    """One aggregator and its nodes; each can be killed and started again at any moment."""
+
+    def __init__(  # noqa: PLR0913 - the parts of a federation
+        self,
+        config: AggregatorConfig,
+        nodes: Mapping[str, NodeConfig],
+        task: Task,
+        shards: Mapping[str, Data],
+        test: Data | None,
+        *,
+        seed: int = 0,
+        faults: Faults | None = None,
+        train_s: Callable[[str], float] = lambda _: TRAIN_S,
+    ) -> None:
+        self.clock = Clock()
+        self.broker = MemoryBroker(self.clock, random.Random(seed), faults)  # noqa: S311 - seeded, so that it repeats
+        self.aggregator: _Aggregator | None = None
+        self.nodes: dict[str, _Node] = {}
+        self._config = config
+        self._node_configs = nodes
+        self._task = task
+        self._shards = shards
+        self._test = test
+        self._train_s = train_s
+        self._seed = seed
+
+    def run(self, latest_s: float = 1e6) -> bool:
+        """Start whatever is not running, go on until the run is over; False when it is not by
+        `latest_s`.
+        """
+        if self.aggregator is None:
+            self.start_aggregator()
+        for name in self._node_configs:
+            if name not in self.nodes:
+                self.start_node(name)
+        return self.clock.run_until(self.finished, latest_s)
+
+    def finished(self) -> bool:
+        """True once the aggregator has ended by itself."""
+        return self.aggregator is not None and self.aggregator.shell.stopped is not None
+
+    def start_aggregator(self) -> None:
+        """Start it from its state directory."""
+        self._config.state_dir.mkdir(parents=True, exist_ok=True)
+        self.aggregator = _Aggregator(self._config, self._task, self._test, self.broker)
+
+    def kill_aggregator(self) -> None:
+        """End it without a word, as a power cut does."""
+        if self.aggregator is not None:
+            self.aggregator.kill()
+            self.aggregator = None
+
+    def start_node(self, name: str) -> None:
+        """Start a node from its state directory."""
+        config = self._node_configs[name]
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([self._seed, len(self.nodes)])
+        self.nodes[name] = _Node(
+            config, self._task, self._shards[name], self.broker, rng, self._train_s(name)
+        )
+
+    def kill_node(self, name: str) -> None:
+        """End a node without a word."""
+        self.nodes.pop(name).kill()
+
+
+class _Aggregator:
+    """The aggregator's shell on the virtual clock."""
+
+    def __init__(
+        self, config: AggregatorConfig, task: Task, test: Data | None, broker: MemoryBroker
+    ) -> None:
+        self._clock = broker.clock
+        self._task = task
+        self._test = test
+        self._alive = True
+        self.journal = Journal(config.state_dir / aggregator_service.JOURNAL)
+        checkpoint = aggregator_service.begin(
+            config, self.journal, lambda: task.initial(config.seed)
+        )
+        coordinator = Coordinator(config, checkpoint, self._clock.now)
+        self.link = MemoryTransport(
+            broker,
+            f"midge-{config.run}-aggregator",
+            coordinator.will,
+            self.feed,
+            config.broker.packet_limit_bytes,
+        )
+        now = lambda: self._clock.now  # noqa: E731 - read twice, a name says more
+        self.shell = aggregator_service.Shell(coordinator, self.link, self, self.journal, now, now)
+        self._alarm = _Alarm(self._clock, coordinator.next_deadline, self._tick)
+        self.link.open()
+
+    def feed(self, event: AggregatorEvent) -> None:
+        """Hand over an event, then set the alarm anew."""
+        if self._alive and self.shell.stopped is None:
+            self.shell.feed(event)
+            self._alarm.set()
+
+    def start(self, job: Evaluate) -> None:
+        """Score a model; the outcome comes as an event of this very moment."""
+        if self._test is not None:
+            outcome = evaluation.evaluate(self._task, self._test, job)
+            self._clock.at(self._clock.now, lambda: self.feed(outcome))
+
+    def kill(self) -> None:
+        """Nothing of it happens any more, but its will."""
+        self._alive = False
+        self.link.kill()
+        self.journal.close()
+
+    def _tick(self) -> None:
+        self.feed(Tick())
+
+
+class _Node:
+    """A node's shell on the virtual clock."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        task: Task,
+        shard: Data,
+        broker: MemoryBroker,
+        rng: np.random.Generator,
+        train_s: float,
+    ) -> None:
+        self._clock = broker.clock
+        self._name = config.name
+        self._task = task
+        self._shard = shard
+        self._train_s = train_s
+        self._alive = True
+        self._job: Train | None = None
+        agent = Agent(config, node_service.begin(config.state_dir), rng)
+        self.link = MemoryTransport(
+            broker,
+            f"midge-{config.run}-node-{config.name}",
+            agent.will,
+            self.feed,
+            config.broker.packet_limit_bytes,
+        )
+        self.shell = node_service.Shell(
+            agent, self.link, self, config.state_dir, lambda: self._clock.now
+        )
+        self._alarm = _Alarm(self._clock, agent.next_deadline, self._tick)
+        self.link.open()
+
+    def feed(self, event: NodeEvent) -> None:
+        """Hand over an event, then set the alarm anew."""
+        if self._alive:
+            self.shell.feed(event)
+            self._alarm.set()
+
+    def start(self, job: Train) -> None:
+        """Train; the outcome comes after the virtual time that it takes, unless stopped before."""
+        self._job = job
+        self._clock.at(self._clock.now + self._train_s, lambda: self._finish(job))
+
+    def stop(self) -> None:
+        """The job that runs ends without an event."""
+        self._job = None
+
+    def kill(self) -> None:
+        """Nothing of it happens any more, but its will."""
+        self._alive = False
+        self.link.kill()
+
+    def _finish(self, job: Train) -> None:
+        if not self._alive or self._job is not job:
+            return
+        outcome = trainer.local_update(self._task, self._shard, self._name, job, lambda: False)
+        if outcome is not None:
+            self.feed(outcome)
+
+    def _tick(self) -> None:
+        self.feed(Tick())
+
+
+class _Alarm:
+    """Wakes a machine when it asked for it; at most one call is planned for a moment."""
+
+    def __init__(
+        self, clock: Clock, deadline: Callable[[], float | None], wake: Callable[[], None]
+    ) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._wake = wake
+        self._planned: float | None = None
+
+    def set(self) -> None:
+        """Plan a call for the machine's next deadline, if none is planned that early."""
+        deadline = self._deadline()
+        if deadline is None or (self._planned is not None and self._planned <= deadline):
+            return
+        self._planned = deadline
+        self._clock.at(deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._planned = None
+        deadline = self._deadline()
+        if deadline is not None and deadline <= self._clock.now:
+            self._wake()
+        else:
+            self.set()

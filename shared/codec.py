@@ -1,0 +1,116 @@
+"""Messages to bytes and back; the only file that imports msgpack.
+
+Every decode is bounded by the size of what came before anything is allocated, and validated field
+by field: what comes out is within the limits of `messages.py` or it is a PeerError. No pickle, no
+eval, no floats that are not finite where a limit says so.
+"""
+
+import functools
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast
+
+import msgpack
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from shared.errors import PeerError
+from shared.messages import MAX_NODES, PROTOCOL, Model
+from shared.params import Params, Spec
+
+T = TypeVar("T")
+
+JSON_LIMIT_BYTES = 256 * 1024
+"""The largest JSON message that is read: a roster page or the state with a window of 1,000
+nodes."""
+
+
+def encode(message: object) -> bytes:
+    """One wire message as msgpack."""
+    packed: bytes = msgpack.packb({"protocol": PROTOCOL, **_plain(message)}, use_bin_type=True)
+    return packed
+
+
+def decode(kind: type[T], payload: bytes) -> T:
+    """Read one wire message of the given kind; PeerError with a reason for everything else.
+
+    msgpack allocates arrays from their length field, nested up to 1,024 deep, so their length is
+    bounded here (80 MB at the very worst); strings and bytes cannot be longer than the payload
+    itself.
+    """
+    try:
+        plain = msgpack.unpackb(
+            payload,
+            raw=False,
+            strict_map_key=True,
+            use_list=False,
+            max_array_len=MAX_NODES,
+            max_map_len=MAX_NODES,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise PeerError("not a complete msgpack message") from error
+    return _validated(kind, plain)
+
+
+def encode_json(message: object) -> bytes:
+    """One message that people read, as one line of JSON."""
+    plain = {"protocol": PROTOCOL, **_plain(message)}
+    return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
+
+
+def decode_json(kind: type[T], payload: bytes) -> T:
+    """Read one JSON message of the given kind; PeerError with a reason for everything else."""
+    if len(payload) > JSON_LIMIT_BYTES:
+        raise PeerError(f"JSON of {len(payload)} bytes is over the limit of {JSON_LIMIT_BYTES}")
+    try:
+        plain = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise PeerError("not JSON") from error
+    return _validated(kind, plain)
+
+
+def model_body(params: Params, version: int, settled: dict[str, Any]) -> bytes:
+    """The body that goes over the wire in chunks: the parameters and who was settled."""
+    data = params.flat.astype("<f4", copy=False).tobytes()
+    return encode(Model(version, params.spec.tensors, data, settled))
+
+
+def model_params(model: Model) -> Params:
+    """The parameters of a body; PeerError when the bytes do not fit the shapes."""
+    spec = Spec(model.tensors)
+    if len(model.data) != 4 * spec.size:
+        raise PeerError(f"the model has {len(model.data)} bytes, its shapes need {4 * spec.size}")
+    return Params(spec, np.frombuffer(model.data, "<f4").astype(np.float32, copy=False))
+
+
+def _validated(kind: type[T], plain: object) -> T:
+    if not isinstance(plain, dict):
+        raise PeerError("not a message: no map at the top")
+    protocol = plain.pop("protocol", None)
+    if protocol != PROTOCOL:
+        raise PeerError(f"protocol version {protocol!r:.20} is not {PROTOCOL}")
+    try:
+        message: T = _adapter(cast("Any", kind)).validate_python(plain)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:60]
+        raise PeerError(f"{kind.__name__.lower()}: {where}: {first['msg']}"[:200]) from error
+    return message
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any class of messages
+    """The validator of a class, built at its first use."""
+    return TypeAdapter(kind)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a message's field may hold
+    """Dataclasses to maps, all the way down, without copying bytes (dataclasses.asdict copies)."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value

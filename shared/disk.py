@@ -1,0 +1,68 @@
+"""Files that survive a crash: sealed with a digest, replaced as a whole, in a directory that one
+process holds.
+"""
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+from typing import IO
+
+from shared.errors import ConfigError
+
+_DIGEST_BYTES = 32
+
+
+class CorruptFileError(Exception):
+    """The file is not what was written; the message names it."""
+
+
+def write_sealed(path: Path, body: bytes) -> None:
+    """Replace the file's content, durably: after a crash it is the old or the new one, never a
+    mixture.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(hashlib.sha256(body).digest())
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_sealed(path: Path) -> bytes:
+    """What `write_sealed` wrote. Raises CorruptFileError, or FileNotFoundError."""
+    content = path.read_bytes()
+    body = content[_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != content[:_DIGEST_BYTES]:
+        raise CorruptFileError(f"{path} does not match its digest")
+    return body
+
+
+def hold(state_dir: Path) -> IO[bytes]:
+    """Make the state directory if need be and lock it until the returned file is closed.
+
+    Raises ConfigError when it cannot be written, or another process holds it: two with one identity
+    would overwrite each other's state.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock = (state_dir / "lock").open("wb")
+    except OSError as error:
+        raise ConfigError(
+            f"state_dir: cannot write to {state_dir}: {error.strerror}; "
+            "choose another folder or its owner"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise ConfigError(
+            f"state_dir: {state_dir} is in use by another process; stop it or choose another folder"
+        ) from error
+    return lock

@@ -1,0 +1,132 @@
+"""What is learnt: a task is a record of functions; one file each, users add theirs by import path.
+
+Importing this package imports no torch: a node that waits for its turn stays small.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import ConfigError
+from shared.messages import Plan
+from shared.params import Floats, Params
+
+Features = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """Samples and their labels."""
+
+    x: Features
+    """(n, ...): float32, or uint8 as stored, a quarter of the memory, scaled batch by batch."""
+    y: Labels
+    """(n,), int64."""
+
+    def __post_init__(self) -> None:
+        if self.x.dtype not in (np.float32, np.uint8) or self.y.dtype != np.int64:
+            raise ValueError(
+                f"x is {self.x.dtype} and y is {self.y.dtype}, expected float32 or uint8 and int64"
+            )
+        if self.y.shape != self.x.shape[:1]:
+            raise ValueError(f"x has shape {self.x.shape} and y {self.y.shape}: lengths differ")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: npt.NDArray[np.int64]) -> "Data":
+        """A copy of the samples at `indices` (a node's shard), so that the rest can be let go."""
+        return Data(self.x[indices], self.y[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well a model does on held-out data."""
+
+    accuracy: float
+    """Share of samples classified correctly, 0..1."""
+    loss: float
+    """Mean loss a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a federation learns: data, model, training and score, as plain functions."""
+
+    name: str
+    load: Callable[[Split, Path | None], Data]
+    """All samples of a split, from a folder or the default place; ConfigError with the remedy."""
+    initial: Callable[[int], Params]
+    """Seed -> initial parameters: the same seed, the same bits on the same build."""
+    train: Callable[
+        [Params, Data, Plan, np.random.Generator, Callable[[], bool]],
+        tuple[Params, dict[str, float]] | None,
+    ]
+    """(from, data, plan, generator, stopped) -> parameters after `plan.epochs` of local training,
+    and metrics (train_loss, train_accuracy, steps); None once `stopped()` is true between two
+    steps."""
+    score: Callable[[Params, Data], Score]
+    labels: tuple[str, ...]
+    """Names of the classes, for people."""
+    predict: Callable[[Params, Features], Floats] | None = None
+    """(parameters, x (n, ...)) -> probabilities (n, len(labels)); None: nothing to predict."""
+
+
+_BUILT_IN = {name: f"shared.tasks.{name}:task" for name in ("mnist", "digits", "null")}
+
+
+def find(name: str) -> Task:
+    """The task of that name: a built-in one or an import path such as `my_pkg.my_task:task`.
+
+    `null:N` is the null task with N parameters. The task is renamed to `name`, so that both sides
+    speak of it as their configuration does. Raises ConfigError with the remedy.
+    """
+    module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
+    if module_name == "null" and attribute.isdecimal():
+        from shared.tasks.null import sized
+
+        return sized(int(attribute), name)
+    if not module_name or not attribute:
+        raise ConfigError(
+            f"task {name!r} is unknown: use {', '.join(_BUILT_IN)}, "
+            "or name your own as package.module:variable"
+        )
+    if str(Path.cwd()) not in sys.path:
+        # A console script does not look into the current folder; last, so that it shadows nothing.
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except AttributeError as error:
+        raise ConfigError(
+            f"task {name!r}: {failure(error)}; name the variable that holds the task"
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"task {name!r} cannot be imported ({failure(error)}): "
+            "go to the folder that holds it, or name that folder in PYTHONPATH"
+        ) from error
+    if not isinstance(found, Task):
+        raise ConfigError(
+            f"task {name!r} is a {type(found).__name__}, not a shared.tasks.Task: "
+            "build it with shared.tasks.torch_task.torch_task"
+        )
+    return replace(found, name=name)
+
+
+def failure(error: Exception) -> str:
+    """One line for people on why a task's function failed."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return "not enough memory: use a smaller batch or fewer samples"
+    if isinstance(error, ConfigError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,48 @@
+"""A task that learns nothing and needs no torch: for measuring and testing the machinery."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from shared.messages import Plan
+from shared.params import Params, Spec, norm
+from shared.tasks import Data, Score, Split, Task
+
+
+def sized(parameters: int, name: str) -> Task:
+    """A null task whose model has so many parameters, 4 bytes each."""
+    spec = Spec((("null", (parameters,)),))
+
+    def initial(seed: int) -> Params:
+        return Params(spec, np.random.default_rng(seed).random(parameters, np.float32))
+
+    return Task(name, _load, initial, _train, _score, labels=())
+
+
+def _load(split: Split, folder: Path | None) -> Data:  # noqa: ARG001 - nothing to read
+    """Empty samples, as many as MNIST has, in ten classes: the same shards can be dealt."""
+    count = 60_000 if split == "train" else 10_000
+    return Data(np.zeros((count, 0), np.uint8), np.arange(count, dtype=np.int64) % 10)
+
+
+def _train(
+    params: Params,
+    data: Data,  # noqa: ARG001 - there is nothing in it
+    plan: Plan,  # noqa: ARG001 - the same delta whatever the plan
+    rng: np.random.Generator,
+    stopped: Callable[[], bool],
+) -> tuple[Params, dict[str, float]] | None:
+    """A small delta that depends on the generator alone: every node and round has its own."""
+    if stopped():
+        return None
+    delta = (rng.random(params.spec.size, np.float32) - np.float32(0.5)) / np.float32(1000)
+    return Params(params.spec, params.flat + delta), {"steps": 1.0}
+
+
+def _score(params: Params, data: Data) -> Score:  # noqa: ARG001 - there is nothing in it
+    """Accuracy 0; the loss is the root mean square of the parameters, so that a change shows."""
+    return Score(accuracy=0.0, loss=norm(params) / max(params.spec.size, 1) ** 0.5)
+
+
+task = sized(200_000, "null")

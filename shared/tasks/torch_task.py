@@ -1,0 +1,64 @@
+"""A task from any torch classifier: name a model and how to load data; `sgd.py` does the rest.
+
+Importing this file imports no torch; calling what it returns does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shared.messages import Plan
+from shared.params import Floats, Params
+from shared.tasks import Data, Features, Score, Split, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def torch_task(
+    name: str,
+    model: Callable[[], "nn.Module"],
+    load: Callable[[Split, Path | None], Data],
+    labels: tuple[str, ...],
+    divisor: float = 1.0,
+) -> Task:
+    """A classifier trained with cross entropy by local SGD with momentum.
+
+    `model()` makes a module from float32 (n, ...) to logits (n, len(labels)); every x is divided by
+    `divisor` (255 for pixels) on its way in, so that data may be kept as uint8.
+
+    What travels is the module's `state_dict`, in its order: all parameters and all float buffers
+    (the running statistics of batch norm are averaged like weights). Other buffers stay behind and
+    start from `model()` in every round; batch norm's count of batches is one, and it matters only
+    for `momentum=None`.
+    """
+
+    def initial(seed: int) -> Params:
+        from shared.tasks import sgd
+
+        return sgd.initial(model, seed)
+
+    def train(
+        params: Params,
+        data: Data,
+        plan: Plan,
+        rng: np.random.Generator,
+        stopped: Callable[[], bool],
+    ) -> tuple[Params, dict[str, float]] | None:
+        from shared.tasks import sgd
+
+        return sgd.train(model, divisor, params, data, plan, rng, stopped)
+
+    def score(params: Params, data: Data) -> Score:
+        from shared.tasks import sgd
+
+        return sgd.score(model, divisor, params, data)
+
+    def predict(params: Params, x: Features) -> Floats:
+        from shared.tasks import sgd
+
+        return sgd.predict(model, divisor, params, x)
+
+    return Task(name, load, initial, train, score, labels, predict)
