@@ -19,7 +19,7 @@ draws from a generator seeded by (seed, round).
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
@@ -159,13 +159,17 @@ class Coordinator:
             ledger=self._ledger,
         )
 
-    def will(self, connection: int, doing: str = "") -> tuple[str, bytes]:
-        """Topic and payload of the last words of a connection: published by the broker, or on a
-        clean stop.
-        """
+    def will(self, connection: int) -> tuple[str, bytes]:
+        """Topic and payload that the broker publishes when this connection breaks."""
         state = AggregatorState(
-            alive=False, owner=self._owner, boot=self._boot, connection=connection, doing=doing
+            alive=False, owner=self._owner, boot=self._boot, connection=connection
         )
+        return self._topics.aggregator_state, codec.encode_json(state)
+
+    def last_words(self, now: float) -> tuple[str, bytes]:
+        """Topic and payload of a clean end: how far the run came."""
+        doing = "finished" if self._finished else "stopped"
+        state = replace(self._state(now), alive=False, doing=doing, window=None)
         return self._topics.aggregator_state, codec.encode_json(state)
 
     # What comes in
@@ -248,7 +252,8 @@ class Coordinator:
         if seen.owner != self._owner and not self.config.takeover:
             return self._stop(
                 f"run {self.config.run!r} is led by another aggregator (owner {seen.owner}, "
-                f"term {seen.term}): stop that one and set takeover = true, or choose another run name"
+                f"term {seen.term}): stop that one and set takeover = true, or choose another "
+                "run name"
             )
         self.term = seen.term + 1
         self._bulletin.all_new()

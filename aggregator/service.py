@@ -104,7 +104,7 @@ def run(config: Config) -> None:
         try:
             loop(shell, inbox)
         finally:
-            link.close(last=coordinator.will(coordinator.connection, "stopped"))
+            link.close(last=coordinator.last_words(time.monotonic()))
             scorer.close()
             journal.close()
     if shell.stopped is not None and shell.stopped.failure:

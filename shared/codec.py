@@ -61,13 +61,20 @@ def encode_json(message: object) -> bytes:
 
 def decode_json(kind: type[T], payload: bytes) -> T:
     """Read one JSON message of the given kind; PeerError with a reason for everything else."""
+    return _validated(kind, read_json(payload))
+
+
+def read_json(payload: bytes) -> dict[str, Any]:
+    """Read a map of JSON whatever is in it, a line of the journal; PeerError when it is none."""
     if len(payload) > JSON_LIMIT_BYTES:
         raise PeerError(f"JSON of {len(payload)} bytes is over the limit of {JSON_LIMIT_BYTES}")
     try:
         plain = json.loads(payload)
     except (ValueError, RecursionError) as error:
         raise PeerError("not JSON") from error
-    return _validated(kind, plain)
+    if not isinstance(plain, dict):
+        raise PeerError("not a message: no map at the top")
+    return plain
 
 
 def model_body(params: Params, version: int, settled: dict[str, Any]) -> bytes:

@@ -107,10 +107,24 @@ def load(model: type[M], path: Path | None, prefix: str, environ: Mapping[str, s
         source = "settings" if path is None else str(path)
         problems = (
             _explain(details, fields, source, prefix, set(overlaid))
-            # Neither input nor context: the first may be a whole section with a password in it.
             for details in error.errors(include_url=False, include_context=False)
         )
         raise ConfigError("; ".join(problems)) from None
+
+
+def as_environment(settings: Settings, prefix: str) -> dict[str, str]:
+    """The settings as the environment variables that `load` would make them from, secrets included."""
+    variables: dict[str, str] = {}
+    for key, field in _leaves(type(settings)):
+        value: object = settings
+        for name in key:
+            value = getattr(value, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            text = str(value) if _is_text(field.annotation) else json.dumps(value)
+            variables[_variable(prefix, key)] = text
+    return variables
 
 
 def _leaves(model: type[BaseModel], above: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
@@ -223,9 +237,9 @@ def _explain(
         where = f"environment variable {_variable(prefix, key)}"
     match error["type"]:
         case "extra_forbidden":
-            return (
-                f"{where}: unknown setting{_nearest(dotted, ['.'.join(known) for known in fields])}"
-            )
+            # Sections too: each beginning of a path is a name.
+            names = [".".join(known[:n]) for known in fields for n in range(1, len(known) + 1)]
+            return f"{where}: unknown setting{_nearest(dotted, names)}"
         case "missing":
             return f"{where}: missing; set it there or as {_variable(prefix, place)}"
         case "model_type" | "model_attributes_type":

@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any, Generic, TypeVar
@@ -37,25 +37,19 @@ _log = logging.getLogger(__name__)
 LinkEvent = Connected | Disconnected | Received | Refused
 E = TypeVar("E")
 
-_PATIENCE_S = 10.0
-"""For TCP, for TLS and for the answer to CONNECT, each; a 2G link takes several seconds."""
-_STEP_S = 1.0
-"""Longest sleep of the loop, which watches keepalive and patience; sending wakes it at once."""
-_GOODBYE_S = 2.0
-"""Closing waits so long for the ack of the last words, and then for the DISCONNECT to go out."""
-_SETTLED_S = 30.0
-"""A connection that lasted this long was a good one: pauses start small again."""
-_KICKS = 5
-"""So many connections in a row that were taken from us are a fight over the client id."""
-_IN_FLIGHT = 20
-"""Messages on their way without an ack; the rest waits in paho."""
-_HEADER_BYTES = 12
-"""Upper bound of a PUBLISH packet beside topic and payload."""
-_EVENT_BYTES = 256
-"""About what a message costs in memory beside topic and payload."""
-_TOPICS_A_PACKET = 8
-"""In one SUBSCRIBE: the smallest cap that a hosted broker sets."""
+# Seconds, each for its reason:
+_PATIENCE_S = 10.0  # for TCP, for TLS and for the answer to CONNECT; 2G takes several of them
+_STEP_S = 1.0  # longest sleep of the loop, which watches keepalive and patience; sending wakes it
+_GOODBYE_S = 2.0  # for the ack of the last words, and then for the DISCONNECT to go out
+_SETTLED_S = 30.0  # a connection that lasted so long was a good one: pauses start small again
 
+_KICKS = 5  # so many connections in a row that were taken from us are a fight over the client id
+_IN_FLIGHT = 20  # messages on their way without an ack; the rest waits in paho
+_HEADER_BYTES = 12  # upper bound of a PUBLISH packet beside topic and payload
+_EVENT_BYTES = 256  # about what a message costs in memory beside topic and payload
+_TOPICS_A_PACKET = 8  # in one SUBSCRIBE: the smallest cap that a hosted broker sets
+
+# Codes of MQTT 5; paho translates those of 3.1.1.
 _UNSPECIFIED, _BAD_VERSION, _NOT_AUTHORIZED, _KEEPALIVE, _TAKEN_OVER = 0x80, 0x84, 0x87, 0x8D, 0x8E
 _NEVER_LET_IN = {
     0x85: "choose another client id",
@@ -66,18 +60,21 @@ _NEVER_LET_IN = {
     0x9A: "the broker must support retained messages",
     0x9B: "the broker must support QoS 1",
 }
-"""Answers to CONNECT that stay the same (codes of MQTT 5; paho translates those of 3.1.1)."""
+"""Answers to CONNECT that stay the same, and what helps."""
 _NEVER_ALLOWED = {
     _NOT_AUTHORIZED: "allow it in the broker's access rules (ACL)",
     0x8F: "the broker does not accept such a filter",
     0x90: "the broker does not accept such a topic",
     0xA2: "the broker must support wildcards",
 }
-"""Answers to PUBLISH and SUBSCRIBE that stay the same."""
+"""Answers to PUBLISH and SUBSCRIBE that stay the same, and what helps."""
 
 
 class Inbox(Generic[E]):
-    """The queue before the one loop of a service, bounded in bytes; any thread may put."""
+    """The queue before the one loop of a service, bounded in bytes.
+
+    Any thread may put, and so may a signal handler: the lock lets its own thread in again.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.dropped = 0
@@ -85,7 +82,7 @@ class Inbox(Generic[E]):
         self._limit_bytes = limit_bytes
         self._bytes = 0
         self._events: deque[E] = deque()
-        self._filled = threading.Condition()
+        self._filled = threading.Condition(threading.RLock())
 
     def put(self, event: E) -> None:
         """Append an event; a Received that does not fit is dropped and counted, all else fits."""
@@ -274,8 +271,12 @@ class Transport:
         patience = time.monotonic() + _PATIENCE_S
         while not session.ended:
             session.step()
-            for topic, code in self._denials(session):
-                self._denied(session, topic, code)
+            while session.denials:
+                packet, codes = session.denials.popleft()
+                with self._lock:  # The ack may come before the publisher noted its packet's id.
+                    topics = session.pending.pop(packet, ())
+                for topic, code in zip(topics, codes, strict=False):
+                    self._look_at(session, topic, code)
             now = time.monotonic()
             if self._closing.is_set() and (self._session is None or now > self._close_by):
                 session.end("closed")
@@ -297,24 +298,16 @@ class Transport:
         self.bytes_received += len(payload)
         self._deliver(Received(topic, payload))
 
-    def _denials(self, session: "_Session") -> Iterator[tuple[str, ReasonCode]]:
-        while session.denials:
-            packet, codes = session.denials.popleft()
-            with self._lock:  # The ack may be here before the publisher noted its packet's id.
-                topics = session.pending.pop(packet, ())
-            yield from zip(topics, codes, strict=False)
-
-    def _denied(self, session: "_Session", topic: str, code: ReasonCode) -> None:
+    def _look_at(self, session: "_Session", topic: str, code: ReasonCode) -> None:
+        """Weigh an answer to a message or a subscription; ConfigError when it will stay a no."""
         published = code.packetType == PacketTypes.PUBACK
         # 3.1.1 has this one code for every subscription that fails.
         unspecified = session.version == "3.1.1" and code == _UNSPECIFIED
         remedy = _NEVER_ALLOWED.get(_NOT_AUTHORIZED if unspecified else code.value)
         if remedy is not None:
-            verb = "publish" if published else "subscribe"
-            client = f"the client {self._client_id}"
-            raise ConfigError(
-                f"{self._address} forbids {client} to {verb} to {topic} ({code}); {remedy}"
-            )
+            verb = f"{'publish' if published else 'subscribe'} to {topic}"
+            who = f"the client {self._client_id}"
+            raise ConfigError(f"{self._address} forbids {who} to {verb} ({code}); {remedy}")
         if published and code.is_failure:
             _log.warning("%s did not take a message to %s: %s", self._address, topic, code)
         elif code.is_failure:

@@ -78,6 +78,8 @@ class Task:
     """Names of the classes, for people."""
     predict: Callable[[Params, Features], Floats] | None = None
     """(parameters, x (n, ...)) -> probabilities (n, len(labels)); None: nothing to predict."""
+    picture: tuple[int, int, int] | None = None
+    """Height, width and brightest value of one x that is a grey picture, light on dark."""
 
 
 _BUILT_IN = {name: f"shared.tasks.{name}:task" for name in ("mnist", "digits", "null")}

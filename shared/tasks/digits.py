@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits that come with scikit-learn: neither files nor network needed."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,4 +39,7 @@ def _model() -> "nn.Module":
     return net2nn(_PIXELS**2, 10)
 
 
-task = torch_task("digits", _model, _load, tuple("0123456789"), divisor=16)
+task = replace(
+    torch_task("digits", _model, _load, tuple("0123456789"), divisor=16),
+    picture=(_PIXELS, _PIXELS, 16),
+)

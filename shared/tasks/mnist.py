@@ -8,6 +8,7 @@ import http.client
 import os
 import tempfile
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,4 +77,7 @@ def _model() -> "nn.Module":
     return net2nn(_PIXELS**2, 10)
 
 
-task = torch_task("mnist", _model, _load, tuple("0123456789"), divisor=255)
+task = replace(
+    torch_task("mnist", _model, _load, tuple("0123456789"), divisor=255),
+    picture=(_PIXELS, _PIXELS, 255),
+)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,10 +85,10 @@ def peer() -> Iterator[MakePeer]:
 class FakeBroker:
     """Accepts connections one after the other and plays a script on each."""
 
-    def __init__(self, script: "Script") -> None:
+    def __init__(self, script: "Script", port: int = 0) -> None:
         self.connects: list[int] = []
         """The protocol level of each CONNECT: 5 is MQTT 5, 4 is 3.1.1."""
-        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server = socket.create_server(("127.0.0.1", port))
         self.port: int = self.server.getsockname()[1]
         self.script = script
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -124,22 +125,27 @@ class FakeBroker:
             pass
 
     def close(self) -> None:
-        # A thread that waits in accept() is woken by shutdown, not by close.
-        self.server.shutdown(socket.SHUT_RDWR)
-        self.server.close()
+        self.refuse()
         self.thread.join()
+
+    def refuse(self) -> None:
+        """Listen no more."""
+        with suppress(OSError):
+            # A thread that waits in accept() is woken by shutdown, not by close.
+            self.server.shutdown(socket.SHUT_RDWR)
+        self.server.close()
 
 
 Script = Callable[[FakeBroker, socket.socket], None]
-MakeFake = Callable[[Script], FakeBroker]
+MakeFake = Callable[..., FakeBroker]
 
 
 @pytest.fixture
 def fake() -> Iterator[MakeFake]:
     brokers: list[FakeBroker] = []
 
-    def make(script: Script) -> FakeBroker:
-        brokers.append(FakeBroker(script))
+    def make(script: Script, port: int = 0) -> FakeBroker:
+        brokers.append(FakeBroker(script, port))
         return brokers[-1]
 
     yield make
@@ -439,6 +445,19 @@ def test_a_fight_over_a_client_id_is_refused(
     assert "uses the client id twin too" in one.next(Refused).reason
 
 
+def test_a_broker_that_restarts_again_and_again_is_no_fight(
+    broker: RealBroker, peer: MakePeer
+) -> None:
+    alice = peer(broker.settings())
+    for connection in range(1, 8):
+        assert alice.next(Connected).connection == connection
+        broker.kill()
+        while "cannot reach" not in alice.next(Disconnected).reason:
+            pass
+        broker.start()
+    assert not [event for event in alice.seen if isinstance(event, Refused)]
+
+
 def test_a_failure_within_paho_ends_one_connection_only(
     broker: RealBroker, peer: MakePeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,6 +555,23 @@ def test_a_broker_that_answers_neither_is_asked_in_turn(fake: MakeFake, peer: Ma
     assert broker.connects[:4] == [5, 4, 5, 4]
 
 
+def test_a_broker_that_goes_away_while_it_is_asked_is_asked_from_the_start(
+    fake: MakeFake, peer: MakePeer
+) -> None:
+    first = fake(lambda broker, _connection: broker.refuse())
+    alice = peer(first.settings())
+    while "cannot reach" not in alice.next(Disconnected).reason:
+        pass
+
+    def script(broker: FakeBroker, connection: socket.socket) -> None:
+        connection.sendall(ACCEPT_5)
+        broker.idle(connection)
+
+    second = fake(script, first.port)
+    alice.next(Connected)
+    assert (first.connects, second.connects) == ([5], [5])
+
+
 def test_a_version_that_was_asked_for_is_kept_or_refused(fake: MakeFake, peer: MakePeer) -> None:
     broker = fake(lambda _, connection: connection.sendall(b"\x20\x02\x00\x01"))
     alice = peer(broker.settings(protocol="5"))
@@ -582,6 +618,25 @@ def test_retained_messages_come_by_name_and_not_through_wildcards(
     alice.link.publish("b/wild", b"fresh")
     topics = [event for event in alice.settle() if isinstance(event, Received)][1:-1]
     assert topics == [Received("a/named", b"kept"), Received("b/wild", b"fresh")]
+
+
+def test_version_5_asks_for_nothing_retained_behind_wildcards(
+    fake: MakeFake, peer: MakePeer
+) -> None:
+    asked: Inbox[bytes] = Inbox(0)
+
+    def script(broker: FakeBroker, connection: socket.socket) -> None:
+        connection.sendall(ACCEPT_5)
+        asked.put(broker.read(connection))
+        broker.idle(connection)
+
+    alice = peer(fake(script).settings())
+    alice.next(Connected)
+    alice.link.subscribe(["named", "w/+"])
+    # After each filter its options: QoS 1 in the lowest bits, "send no retained" is 2 in bit 4.
+    packet = asked.get(LONG_S)
+    assert packet is not None
+    assert packet.endswith(b"\x00\x05named\x01\x00\x03w/+\x21")
 
 
 def test_only_the_network_loop_writes_to_the_socket(
@@ -669,6 +724,9 @@ def test_a_signal_handler_may_put_while_its_thread_waits() -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: inbox.put("rang"))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert inbox.get(LONG_S) == "rang"
+        with inbox._filled:  # So it may find the inbox: in the midst of its own thread's get.
+            signal.raise_signal(signal.SIGALRM)
         assert inbox.get(LONG_S) == "rang"
     finally:
         signal.signal(signal.SIGALRM, before)

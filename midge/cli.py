@@ -1,0 +1,186 @@
+"""`midge`: the front door. Each command is thin; what it does lives in the module that it calls."""
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import SecretStr, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from aggregator.config import Config as AggregatorConfig
+from aggregator.service import run as run_aggregator
+from edge_node.config import Config as NodeConfig
+from edge_node.service import run as run_node
+from shared.command import serve
+from shared.errors import ConfigError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+app = typer.Typer(
+    help="Federated learning for things that sleep, roam and crash, over MQTT.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+_Config = Annotated[Path | None, typer.Option(help="TOML file with the settings.")]
+_Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds MNIST/raw; without it MIDGE_DATA, or a download."),
+]
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line and exit code 1, never a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; everything that was started has been stopped", INTERRUPTED)
+
+
+@app.command(epilog="Example: midge demo --task digits --nodes 5 --rounds 20 --out runs/digits")
+def demo(
+    task: Annotated[
+        str | None, typer.Option(help="mnist, digits, null, or your own as package.module:name.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, max=500, help="Edge nodes to start.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Versions to make.")] = 10,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same model.")] = 0,
+    drop_one: Annotated[
+        bool, typer.Option(help="Kill one node halfway and start it again.")
+    ] = True,
+    data_dir: _DataDir = None,
+    in_memory: Annotated[
+        bool, typer.Option("--in-memory", help="The same without processes and broker.")
+    ] = False,
+) -> None:
+    """Watch edge nodes learn together, on this machine.
+
+    Starts a broker, one aggregator and the nodes as processes of their own, shows what they do, and
+    writes summary.json, journal.jsonl, model.safetensors and curve.png. Ctrl-C stops all of it.
+    """
+    from midge import demo as demonstration
+    from midge import results
+    from midge.view import View
+    from shared import tasks
+
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    results.writable(out)
+    chosen = task or "mnist"
+    try:
+        tasks.find(chosen).load("test", data_dir)
+    except ConfigError as error:
+        if task is not None:
+            raise
+        chosen = "digits"
+        console.print(f"{error}\nGoing on with scikit-learn's digits instead.", highlight=False)
+    recipe = demonstration.Recipe(chosen, nodes, rounds, seed, drop_one, data_dir)
+    perform = demonstration.run_in_memory if in_memory else demonstration.run
+    with tempfile.TemporaryDirectory(prefix="midge-demo-") as folder:
+        with View(console) as view:
+            summary = perform(recipe, Path(folder), view)
+        results.write(out, Path(folder) / "aggregator", summary)
+    accuracy = summary["final_test_accuracy"]
+    console.print(
+        f"\n{rounds} rounds, {nodes} nodes, accuracy on the test set "
+        f"[bold]{accuracy:.2%}[/bold]\nmodel   {summary['model_sha256']}\n"
+        f"ledger  {summary['ledger_sha256']}\n"
+        f"{out}/: summary.json, journal.jsonl, model.safetensors, curve.png",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command(epilog="Example: midge aggregator --config aggregator.toml")
+def aggregator(config: _Config = None, verbose: _Verbose = False) -> None:
+    """Average what nodes send and publish the next model.
+
+    Every setting may also come from the environment, which wins: deadline_s in section rounds is
+    MIDGE_AGGREGATOR_ROUNDS__DEADLINE_S. SIGTERM and Ctrl-C save and end.
+    """
+    serve(AggregatorConfig, "MIDGE_AGGREGATOR_", run_aggregator, config, verbose=verbose)
+
+
+@app.command(epilog="Example: MIDGE_NODE_NAME=kitchen midge node --config node.toml")
+def node(config: _Config = None, verbose: _Verbose = False) -> None:
+    """Train on this machine's own data and send updates; the data stays here.
+
+    Every setting may also come from the environment, which wins: host of the section broker is
+    MIDGE_NODE_BROKER__HOST. SIGTERM and Ctrl-C end, and the node says goodbye.
+    """
+    serve(NodeConfig, "MIDGE_NODE_", run_node, config, verbose=verbose)
+
+
+@app.command(epilog="Example: midge status --broker broker.local:1883 --run default")
+def status(
+    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT.")] = "127.0.0.1:1883",
+    run: Annotated[str, typer.Option(help="Name of the federation.")] = "default",
+    username: Annotated[
+        str | None, typer.Option(help="The password comes from MIDGE_PASSWORD.")
+    ] = None,
+    ca_file: Annotated[Path | None, typer.Option(help="Authority of the broker's TLS.")] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="Our certificate.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Our private key.")] = None,
+    patience: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 3.0,
+) -> None:
+    """Show who is there, which version holds, which window is open, who is missing and why."""
+    from midge import status as page
+    from shared.config import Broker
+
+    host, _, port = broker.partition(":")
+    if not host or not (port or "1883").isdecimal():
+        raise ConfigError(f"--broker: {broker!r} is not HOST or HOST:PORT")
+    password = os.environ.get("MIDGE_PASSWORD") if username else None
+    try:
+        settings = Broker(
+            host=host,
+            port=int(port or 1883),
+            username=username,
+            password=None if password is None else SecretStr(password),
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+        )
+    except ValidationError as error:
+        raise ConfigError(f"--broker: {error.errors(include_input=False)[0]['msg']}") from error
+    seen = page.look(settings, run, patience)
+    if seen.aggregator is not None:
+        Console().print(page.render(run, seen.aggregator, seen.entries()))
+
+
+@app.command(epilog="Example: midge predict runs/demo/model.safetensors photo.png")
+def predict(
+    model: Annotated[Path, typer.Argument(help="model.safetensors of a run.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, any size; ink on paper is fine.")],
+) -> None:
+    """Let a federation's model say what pictures show."""
+    from midge import predict as oracle
+
+    table = Table(box=None, padding=(0, 2))
+    for column in ("picture", "shows", "probability", "or else"):
+        table.add_column(column)
+    for guess in oracle.predict(*oracle.load(model), images):
+        table.add_row(str(guess.image), guess.label, f"{guess.probability:.1%}", guess.second)
+    Console().print(table)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(reason: str, code: int) -> NoReturn:
+    typer.echo(f"error: {reason}" if code == 1 else reason, err=True)
+    sys.exit(code)

@@ -1,0 +1,180 @@
+"""A whole federation on this machine, to watch: a broker, an aggregator and nodes, each its own
+process.
+
+The recipe makes the settings once; `run` gives them to real processes and `run_in_memory` to the
+simulation, so both have the same ledger and the same model.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aggregator.config import Config as AggregatorConfig
+from aggregator.config import Rounds, Training
+from aggregator.service import JOURNAL
+from edge_node.config import Config as NodeConfig
+from edge_node.config import Shard
+from edge_node.service import shard
+from midge import brokers, results
+from midge.processes import Processes
+from midge.simulation import Federation
+from midge.view import View
+from midge.watch import Watch
+from shared import codec, tasks
+from shared.config import Broker, as_environment
+from shared.events import Connected, Disconnected, Received, Refused
+from shared.memory import MemoryTransport
+from shared.topics import Topics
+
+RUN = "demo"
+GRACE_S = 1.0
+"""On one machine a node that is silent for a second is gone."""
+REFRESH_S = 0.1
+"""Between two looks at the processes when no message comes."""
+PER_LABEL = {"mnist": 4000}
+"""Training images of each digit that are dealt, as in the report; all of them where not named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the demo is asked for."""
+
+    task: str
+    nodes: int
+    rounds: int
+    seed: int
+    drop_one: bool
+    data_dir: Path | None
+
+    def node_names(self) -> list[str]:
+        """node-01, node-02, ..."""
+        width = max(2, len(str(self.nodes)))
+        return [f"node-{number:0{width}}" for number in range(1, self.nodes + 1)]
+
+    def aggregator(self, state_dir: Path, broker: Broker) -> AggregatorConfig:
+        """Every round begins with all nodes present, so the same recipe gives the same model."""
+        return AggregatorConfig(
+            run=RUN,
+            state_dir=state_dir,
+            task=self.task,
+            data_dir=self.data_dir,
+            seed=self.seed,
+            broker=broker,
+            rounds=Rounds(rounds=self.rounds, min_nodes=self.nodes, gone_grace_s=GRACE_S),
+            training=Training(),
+        )
+
+    def node(self, name: str, state_dir: Path, broker: Broker) -> NodeConfig:
+        """Each node has its own part of the training data."""
+        return NodeConfig(
+            run=RUN,
+            name=name,
+            state_dir=state_dir,
+            task=self.task,
+            data_dir=self.data_dir,
+            broker=broker,
+            shard=Shard(
+                index=self.node_names().index(name),
+                of=self.nodes,
+                per_label=PER_LABEL.get(self.task),
+                seed=self.seed,
+            ),
+        )
+
+
+def run(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
+    """Run the recipe with real processes; gives the summary. Everything it started ends with it."""
+    with Processes(folder) as processes:
+        name, port = brokers.start(processes, folder)
+        view.say(f"{name} listens on 127.0.0.1:{port}; starting {recipe.nodes} nodes")
+        broker = Broker(port=port, first_pause_s=0.1, longest_pause_s=1.0)
+
+        def start_node(node: str) -> None:
+            settings = as_environment(recipe.node(node, folder / node, broker), "MIDGE_NODE_")
+            processes.start(node, [sys.executable, "-m", "edge_node"], settings)
+
+        config = recipe.aggregator(folder / "aggregator", broker)
+        dropping = _DropOne(recipe, processes.kill, start_node, view.say)
+        with Watch(broker, RUN, recipe.node_names()) as watch:
+            settings = as_environment(config, "MIDGE_AGGREGATOR_")
+            processes.start("aggregator", [sys.executable, "-m", "aggregator"], settings)
+            for node in recipe.node_names():
+                start_node(node)
+            over = False
+            while not over or processes.running("aggregator"):
+                entry = watch.next(REFRESH_S)
+                if entry is not None:
+                    over = over or entry.get("event") == "finished"
+                    view.entry(entry)
+                    dropping.entry(entry)
+                view.show(watch)
+                processes.check()
+    return _summary(recipe, config)
+
+
+def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
+    """Run the recipe in this process, on a virtual clock, without a broker; gives the summary."""
+    task = tasks.find(recipe.task)
+    config = recipe.aggregator(folder / "aggregator", Broker())
+    nodes = {name: recipe.node(name, folder / name, Broker()) for name in recipe.node_names()}
+    shards = {name: shard(node, task) for name, node in nodes.items()}
+    federation = Federation(config, nodes, task, shards, task.load("test", recipe.data_dir))
+    dropping = _DropOne(recipe, federation.kill_node, federation.start_node, view.say)
+
+    def look(event: Connected | Disconnected | Received | Refused) -> None:
+        if isinstance(event, Connected):
+            watch.subscribe([Topics(RUN).events])
+        elif isinstance(event, Received):
+            entry = codec.read_json(event.payload)
+            view.entry(entry)
+            dropping.entry(entry)
+
+    watch = MemoryTransport(federation.broker, "watch", lambda _: ("midge/watch", b""), look)
+    watch.open()
+    federation.run()
+    return _summary(recipe, config)
+
+
+def _summary(recipe: Recipe, config: AggregatorConfig) -> dict[str, Any]:
+    return results.summarise(
+        config.state_dir / JOURNAL, task=recipe.task, seed=recipe.seed, nodes=recipe.nodes
+    )
+
+
+class _DropOne:
+    """Kills the last node halfway, sees the round close without it, starts it again."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        kill: Callable[[str], None],
+        start: Callable[[str], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._victim = recipe.node_names()[-1]
+        self._from_round = recipe.rounds // 2 + 1
+        self._stage = "wait" if recipe.drop_one and recipe.nodes > 1 else "done"
+        self._kill = kill
+        self._start = start
+        self._say = say
+
+    def entry(self, entry: Mapping[str, Any]) -> None:
+        """Take a line of the journal."""
+        victim = self._victim
+        match self._stage, entry:
+            case "wait", {"event": "round", "round": int(number)} if number >= self._from_round:
+                self._kill(victim)
+                self._stage = "killed"
+                self._say(f"round {number:>3}  killed {victim}")
+            case "killed", {"event": "version", "round": number, "missing": missing}:
+                self._start(victim)
+                # With a very quick task it may have delivered before it died: then once more.
+                self._stage = "back" if victim in missing else "wait"
+                how = "closed without it" if victim in missing else "it had delivered before"
+                self._say(f"round {number:>3}  {how}; starting {victim} again")
+            case "back", {"event": "version", "round": number, "counted": counted}:
+                if any(one["node"] == victim for one in counted):
+                    self._stage = "done"
+                    self._say(f"round {number:>3}  {victim} takes part again")

@@ -1,0 +1,91 @@
+"""What a run leaves behind for people: summary, model and curve, all made from its journal and
+checkpoint.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aggregator import checkpoints, journal
+from aggregator.service import JOURNAL
+from midge import plots
+from shared.errors import ConfigError
+
+
+def writable(out: Path) -> Path:
+    """Make the folder; ConfigError when it cannot be written, before any work is done."""
+    probe = out / ".writable"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--out: cannot write to {out}: {error.strerror}; name another folder"
+        ) from error
+    return out
+
+
+def summarise(path: Path, *, task: str, seed: int, nodes: int) -> dict[str, Any]:
+    """The summary of the run whose journal is at `path`."""
+    rounds: list[dict[str, Any]] = []
+    scores: dict[int, tuple[float, float]] = {}
+    for entry in journal.read(path):
+        match entry:
+            case {"event": "evaluated", "version": int(version), "test_accuracy": float(accuracy)}:
+                scores[version] = accuracy, _number(entry["test_loss"])
+            case {"event": "version"}:
+                rounds.append(_round(entry))
+    for one in rounds:
+        one["test_accuracy"], one["test_loss"] = scores.get(one["version"], (None, None))
+    last = rounds[-1] if rounds else {}
+    return {
+        "task": task,
+        "seed": seed,
+        "nodes": nodes,
+        "rounds": rounds,
+        "initial_test_accuracy": scores.get(0, (None, None))[0],
+        "final_test_accuracy": last.get("test_accuracy"),
+        "model_sha256": last.get("model_sha256"),
+        "ledger_sha256": last.get("ledger_sha256"),
+    }
+
+
+def write(out: Path, state_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Put summary.json, journal.jsonl, model.safetensors and curve.png into `out`."""
+    from safetensors.numpy import save_file
+
+    shutil.copyfile(state_dir / JOURNAL, out / "journal.jsonl")
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    plots.curve(summary, out / "curve.png")
+    checkpoint, _ = checkpoints.load(state_dir)
+    if checkpoint is not None:
+        about = {
+            "task": str(summary["task"]),
+            "version": str(checkpoint.version),
+            "model_sha256": checkpoint.params.digest.hex(),
+        }
+        save_file(checkpoint.params.tensors(), out / "model.safetensors", metadata=about)
+
+
+def _round(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "round": entry["round"],
+        "version": entry["version"],
+        "seconds": round(_number(entry["seconds"]), 4),
+        "bytes_up": entry["bytes_up"],
+        "bytes_down": entry["bytes_down"],
+        "counted": [one["node"] for one in entry["counted"]],
+        "missing": entry["missing"],
+        "closed_by": entry["closed_by"],
+        "model_sha256": entry["model_sha256"],
+        "ledger_sha256": entry["ledger_sha256"],
+    }
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)

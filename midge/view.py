@@ -1,0 +1,131 @@
+"""What the demo shows: a live table on a terminal, plain lines elsewhere."""
+
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from midge.watch import Watch
+
+_ROWS = 20
+"""Nodes shown one by one; more are counted by what they do."""
+_COLOURS = {
+    "training": "yellow",
+    "uploading": "cyan",
+    "fetching": "cyan",
+    "waiting for receipt": "green",
+    "idle": "green",
+    "declined": "red",
+    "offline": "red",
+    "stopped": "red",
+}
+
+
+class View:
+    """The screen of one run."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+        self._versions: list[Mapping[str, Any]] = []
+        self._scores: dict[int, tuple[float, float]] = {}
+
+    def __enter__(self) -> Self:
+        """Take the screen, if there is one."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the screen as it was."""
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def entry(self, entry: Mapping[str, Any]) -> None:
+        """Take a line of the journal; a round that is scored is told once, as a line that stays."""
+        match entry:
+            case {"event": "version"}:
+                self._versions.append(entry)
+            case {
+                "event": "evaluated",
+                "version": version,
+                "test_accuracy": accuracy,
+                "test_loss": loss,
+            }:
+                self._scores[version] = accuracy, loss
+        while self._versions and self._versions[0]["version"] in self._scores:
+            self.say(_line(self._versions.pop(0), self._scores))
+
+    def show(self, watch: Watch) -> None:
+        """Draw what is known now."""
+        if self._console.is_terminal:
+            self._live.update(_screen(watch))
+
+
+def megabytes(count: float) -> str:
+    """Bytes for people, in units of 1e6."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def _line(entry: Mapping[str, Any], scores: Mapping[int, tuple[float, float]]) -> str:
+    accuracy, loss = scores[entry["version"]]
+    missing = ", ".join(entry["missing"])
+    return (
+        f"round {entry['round']:>3}  {accuracy:6.2%}  loss {loss:.4f}  {entry['seconds']:5.2f} s  "
+        f"{len(entry['counted'])}/{entry['expected']} updates  "
+        f"{megabytes(entry['bytes_up'])} up  {megabytes(entry['bytes_down'])} down"
+        + (f"  without {missing}" if missing else "")
+    )
+
+
+def _screen(watch: Watch) -> RenderableType:
+    state = watch.aggregator
+    if state is None:
+        return Text(watch.trouble or "waiting for the aggregator")
+    window = state.window
+    head = Table.grid(padding=(0, 3))
+    head.add_row("round", "version", "accuracy", "loss", "updates", "up")
+    head.add_row(
+        str(state.round),
+        f"{state.version} of {state.rounds}" if state.rounds else str(state.version),
+        "-" if state.accuracy is None else f"{state.accuracy:.2%}",
+        "-" if state.loss is None else f"{state.loss:.4f}",
+        f"{len(window.arrived)} of {window.expected}" if window else "-",
+        megabytes(state.bytes_up),
+        style="bold",
+    )
+    bar = ProgressBar(total=max(state.rounds, 1), completed=state.version, width=60)
+    return Group("", head, bar, "", Text(state.doing, style="dim"), _nodes(watch))
+
+
+def _nodes(watch: Watch) -> RenderableType:
+    window = watch.aggregator.window if watch.aggregator else None
+    arrived = set(window.arrived) if window else set()
+    if len(watch.nodes) > _ROWS:
+        counts = Counter(state.doing for state in watch.nodes.values())
+        return Text(", ".join(f"{count} {doing}" for doing, count in counts.most_common()))
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("node")
+    table.add_column("is")
+    table.add_column("model", justify="right")
+    table.add_column("update")
+    for name, state in sorted(watch.nodes.items()):
+        doing = Text(state.doing + (f": {state.note}" if state.note else ""))
+        doing.stylize(_COLOURS.get(state.doing, ""))
+        version = "-" if state.version is None else f"v{state.version}"
+        table.add_row(name, doing, version, "arrived" if name in arrived else "")
+    return table
