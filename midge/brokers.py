@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from midge.processes import Processes
+from shared.config import Broker
 from shared.errors import ConfigError
 
 READY_S = 20.0
@@ -25,12 +26,15 @@ log_type warning
 """
 
 
-def start(processes: Processes, folder: Path) -> tuple[str, int]:
-    """Start a broker and wait until it listens; gives its name for people, and its port."""
+def start(processes: Processes, folder: Path) -> tuple[str, Broker]:
+    """Start a broker and wait until it listens; gives its name for people, and how to reach it."""
     port = _free_port()
     mosquitto = find_mosquitto()
+    broker = Broker(port=port, first_pause_s=0.1, longest_pause_s=1.0)
     if mosquitto is None:
         name = "amqtt (no Mosquitto found)"
+        # It leaves a CONNECT of MQTT 5 without an answer, which costs every client 10 s.
+        broker = broker.model_copy(update={"protocol": "3.1.1"})
         command = [sys.executable, "-m", "midge.embedded_broker", str(port)]
     else:
         name = "Mosquitto"
@@ -45,7 +49,7 @@ def start(processes: Processes, folder: Path) -> tuple[str, int]:
         except OSError:
             time.sleep(0.02)  # nothing tells when another program listens
         else:
-            return name, port
+            return name, broker
     raise ConfigError(f"{name} does not start: {processes.last_words('broker')}")
 
 

@@ -1,4 +1,7 @@
-"""`midge`: the front door. Each command is thin; what it does lives in the module that it calls."""
+"""`midge`: the front door. Each command is thin; what it does lives in the module that it calls.
+
+Those modules are imported by the commands, so that `midge --help` answers at once.
+"""
 
 import os
 import signal
@@ -8,15 +11,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import SecretStr, ValidationError
-from rich.console import Console
-from rich.table import Table
 
-from aggregator.config import Config as AggregatorConfig
-from aggregator.service import run as run_aggregator
-from edge_node.config import Config as NodeConfig
-from edge_node.service import run as run_node
-from shared.command import serve
 from shared.errors import ConfigError
 
 INTERRUPTED = 130
@@ -43,9 +38,8 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; everything that was started has been stopped", INTERRUPTED)
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
 
 
 @app.command(epilog="Example: midge demo --task digits --nodes 5 --rounds 20 --out runs/digits")
@@ -70,6 +64,8 @@ def demo(
     Starts a broker, one aggregator and the nodes as processes of their own, shows what they do, and
     writes summary.json, journal.jsonl, model.safetensors and curve.png. Ctrl-C stops all of it.
     """
+    from rich.console import Console
+
     from midge import demo as demonstration
     from midge import results
     from midge.view import View
@@ -89,10 +85,14 @@ def demo(
         console.print(f"{error}\nGoing on with scikit-learn's digits instead.", highlight=False)
     recipe = demonstration.Recipe(chosen, nodes, rounds, seed, drop_one, data_dir)
     perform = demonstration.run_in_memory if in_memory else demonstration.run
-    with tempfile.TemporaryDirectory(prefix="midge-demo-") as folder:
-        with View(console) as view:
-            summary = perform(recipe, Path(folder), view)
-        results.write(out, Path(folder) / "aggregator", summary)
+    try:
+        with tempfile.TemporaryDirectory(prefix="midge-demo-") as folder:
+            with View(console) as view:
+                summary = perform(recipe, Path(folder), view)
+            results.write(out, Path(folder) / "aggregator", summary)
+    except KeyboardInterrupt:
+        console.print("interrupted: everything that was started is stopped")
+        raise typer.Exit(INTERRUPTED) from None
     accuracy = summary["final_test_accuracy"]
     console.print(
         f"\n{rounds} rounds, {nodes} nodes, accuracy on the test set "
@@ -111,7 +111,11 @@ def aggregator(config: _Config = None, verbose: _Verbose = False) -> None:
     Every setting may also come from the environment, which wins: deadline_s in section rounds is
     MIDGE_AGGREGATOR_ROUNDS__DEADLINE_S. SIGTERM and Ctrl-C save and end.
     """
-    serve(AggregatorConfig, "MIDGE_AGGREGATOR_", run_aggregator, config, verbose=verbose)
+    from aggregator.config import Config
+    from aggregator.service import run
+    from shared.command import serve
+
+    serve(Config, "MIDGE_AGGREGATOR_", run, config, verbose=verbose)
 
 
 @app.command(epilog="Example: MIDGE_NODE_NAME=kitchen midge node --config node.toml")
@@ -121,7 +125,11 @@ def node(config: _Config = None, verbose: _Verbose = False) -> None:
     Every setting may also come from the environment, which wins: host of the section broker is
     MIDGE_NODE_BROKER__HOST. SIGTERM and Ctrl-C end, and the node says goodbye.
     """
-    serve(NodeConfig, "MIDGE_NODE_", run_node, config, verbose=verbose)
+    from edge_node.config import Config
+    from edge_node.service import run
+    from shared.command import serve
+
+    serve(Config, "MIDGE_NODE_", run, config, verbose=verbose)
 
 
 @app.command(epilog="Example: midge status --broker broker.local:1883 --run default")
@@ -137,6 +145,9 @@ def status(
     patience: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 3.0,
 ) -> None:
     """Show who is there, which version holds, which window is open, who is missing and why."""
+    from pydantic import SecretStr, ValidationError
+    from rich.console import Console
+
     from midge import status as page
     from shared.config import Broker
 
@@ -167,6 +178,9 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures, any size; ink on paper is fine.")],
 ) -> None:
     """Let a federation's model say what pictures show."""
+    from rich.console import Console
+    from rich.table import Table
+
     from midge import predict as oracle
 
     table = Table(box=None, padding=(0, 2))
@@ -179,8 +193,3 @@ def predict(
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _fail(reason: str, code: int) -> NoReturn:
-    typer.echo(f"error: {reason}" if code == 1 else reason, err=True)
-    sys.exit(code)

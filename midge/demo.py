@@ -87,9 +87,8 @@ class Recipe:
 def run(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
     """Run the recipe with real processes; gives the summary. Everything it started ends with it."""
     with Processes(folder) as processes:
-        name, port = brokers.start(processes, folder)
-        view.say(f"{name} listens on 127.0.0.1:{port}; starting {recipe.nodes} nodes")
-        broker = Broker(port=port, first_pause_s=0.1, longest_pause_s=1.0)
+        name, broker = brokers.start(processes, folder)
+        view.say(f"{name} listens on {broker.host}:{broker.port}; starting {recipe.nodes} nodes")
 
         def start_node(node: str) -> None:
             settings = as_environment(recipe.node(node, folder / node, broker), "MIDGE_NODE_")

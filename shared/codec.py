@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import PeerError
-from shared.messages import MAX_NODES, PROTOCOL, Model
+from shared.messages import MAX_NODES, PROTOCOL, Chunk, Model, Offer, Receipt
 from shared.params import Params, Spec
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ T = TypeVar("T")
 JSON_LIMIT_BYTES = 256 * 1024
 """The largest JSON message that is read: a roster page or the state with a window of 1,000
 nodes."""
+_WITHOUT_ARRAYS = (Chunk, Offer, Receipt)
+"""What anybody who may publish can send to a service by the thousand."""
 
 
 def encode(message: object) -> bytes:
@@ -35,16 +37,17 @@ def decode(kind: type[T], payload: bytes) -> T:
     """Read one wire message of the given kind; PeerError with a reason for everything else.
 
     msgpack allocates arrays from their length field, nested up to 1,024 deep, so their length is
-    bounded here (80 MB at the very worst); strings and bytes cannot be longer than the payload
-    itself.
+    bounded here (80 MB at the very worst, in a manifest or a model); strings and bytes cannot be
+    longer than the payload itself.
     """
+    longest = 0 if kind in _WITHOUT_ARRAYS else min(MAX_NODES, len(payload))
     try:
         plain = msgpack.unpackb(
             payload,
             raw=False,
             strict_map_key=True,
             use_list=False,
-            max_array_len=MAX_NODES,
+            max_array_len=longest,
             max_map_len=MAX_NODES,
             max_ext_len=0,
         )
@@ -96,13 +99,15 @@ def _validated(kind: type[T], plain: object) -> T:
         raise PeerError("not a message: no map at the top")
     protocol = plain.pop("protocol", None)
     if protocol != PROTOCOL:
-        raise PeerError(f"protocol version {protocol!r:.20} is not {PROTOCOL}")
+        raise PeerError(f"the protocol version is not {PROTOCOL}")
+    if plain.keys() - {field.name for field in fields(cast("Any", kind))}:
+        raise PeerError(f"{kind.__name__.lower()}: unknown field")
     try:
         message: T = _adapter(cast("Any", kind)).validate_python(plain)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:60]
-        raise PeerError(f"{kind.__name__.lower()}: {where}: {first['msg']}"[:200]) from error
+        # The field alone: what lies below it may be a key of the peer's choice.
+        raise PeerError(f"{kind.__name__.lower()}: {first['loc'][0]}: {first['msg']}"[:200]) from error
     return message
 
 
