@@ -35,6 +35,8 @@ class View:
         self._live = Live(console=console, refresh_per_second=8, transient=True)
         self._versions: list[Mapping[str, Any]] = []
         self._scores: dict[int, tuple[float, float]] = {}
+        self._bytes_up = 0
+        self._bytes_down = 0
 
     def __enter__(self) -> Self:
         """Take the screen, if there is one."""
@@ -60,6 +62,8 @@ class View:
         match entry:
             case {"event": "version"}:
                 self._versions.append(entry)
+                self._bytes_up += entry["bytes_up"]
+                self._bytes_down += entry["bytes_down"]
             case {
                 "event": "evaluated",
                 "version": version,
@@ -73,7 +77,7 @@ class View:
     def show(self, watch: Watch) -> None:
         """Draw what is known now."""
         if self._console.is_terminal:
-            self._live.update(_screen(watch))
+            self._live.update(_screen(watch, self._bytes_up, self._bytes_down))
 
 
 def megabytes(count: float) -> str:
@@ -92,20 +96,21 @@ def _line(entry: Mapping[str, Any], scores: Mapping[int, tuple[float, float]]) -
     )
 
 
-def _screen(watch: Watch) -> RenderableType:
+def _screen(watch: Watch, bytes_up: int, bytes_down: int) -> RenderableType:
     state = watch.aggregator
     if state is None:
         return Text(watch.trouble or "waiting for the aggregator")
     window = state.window
     head = Table.grid(padding=(0, 3))
-    head.add_row("round", "version", "accuracy", "loss", "updates", "up")
+    head.add_row("round", "version", "accuracy", "loss", "updates", "bytes up", "bytes down")
     head.add_row(
         str(state.round),
         f"{state.version} of {state.rounds}" if state.rounds else str(state.version),
         "-" if state.accuracy is None else f"{state.accuracy:.2%}",
         "-" if state.loss is None else f"{state.loss:.4f}",
         f"{len(window.arrived)} of {window.expected}" if window else "-",
-        megabytes(state.bytes_up),
+        megabytes(bytes_up + state.bytes_up),
+        megabytes(bytes_down),
         style="bold",
     )
     bar = ProgressBar(total=max(state.rounds, 1), completed=state.version, width=60)
