@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.config import Config as AggregatorConfig
-from aggregator.config import Rounds, Training
+from aggregator.config import Rounds, Server, Training
 from aggregator.service import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
@@ -33,8 +33,13 @@ GRACE_S = 1.0
 """On one machine a node that is silent for a second is gone."""
 REFRESH_S = 0.1
 """Between two looks at the processes when no message comes."""
-PLANS = {"digits": Training(epochs=5, batch_size=10)}
-"""What the nodes do in a round, where the defaults do not suit: digits has 144 images a node."""
+TRAINING = {
+    "mnist": Training(batch_size=16, learning_rate=0.1, momentum=0.5),
+    "digits": Training(epochs=5, batch_size=10),
+}
+"""What the nodes do in a round; docs/decisions/0008-demo-defaults.md tells how it was chosen."""
+SERVER = {"mnist": Server(optimizer="nesterov", momentum=0.5)}
+"""The server's step, where it is not plain averaging."""
 PER_LABEL = {"mnist": 4000}
 """Training images of each digit that are dealt, as in the report; all of them where not named."""
 
@@ -65,7 +70,8 @@ class Recipe:
             seed=self.seed,
             broker=broker,
             rounds=Rounds(rounds=self.rounds, min_nodes=self.nodes, gone_grace_s=GRACE_S),
-            training=PLANS.get(self.task, Training()),
+            training=TRAINING.get(self.task, Training()),
+            server=SERVER.get(self.task, Server()),
         )
 
     def node(self, name: str, state_dir: Path, broker: Broker) -> NodeConfig:
