@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from aggregator.config import Limits
-from shared import compression
+from shared import chunks, compression
 from shared.errors import PeerError
-from shared.messages import Offer, Verdict
+from shared.messages import MAX_CHUNKS, Offer, Verdict
 from shared.params import Floats, Spec
 
 
@@ -94,8 +94,9 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
         return "wrong shapes: the tensors' names or shapes differ from the model's"
     if offer.compression != at.compression:  # A9
         return f"the plan asks for compression {at.compression}"
-    if offer.size != compression.named(offer.compression).size(at.spec.size):  # A10
-        return f"{offer.size} bytes do not fit the model"
+    size = compression.named(offer.compression).size(at.spec.size)
+    if offer.size != size or chunks.count(size, offer.chunk_bytes) > MAX_CHUNKS:  # A10
+        return f"{offer.size} bytes in chunks of {offer.chunk_bytes} do not fit the model"
     if not 1 <= offer.samples <= limits.max_samples:  # A11
         return f"{offer.samples} samples are not within 1..{limits.max_samples}"
     return ""

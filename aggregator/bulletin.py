@@ -2,6 +2,9 @@
 Pure.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from aggregator.events import Effect, Publish
 from aggregator.roster import Roster
 from shared import codec
@@ -12,6 +15,8 @@ STATE_PAUSE_S = 0.25
 """Between two state messages: a thousand arriving updates make a few of them, not a thousand."""
 ROSTER_PAUSE_S = 1.0
 """Between two publications of the roster, which is larger."""
+LONGEST_PAGE = 100
+"""Nodes on a page of the roster."""
 
 
 class Bulletin:
@@ -42,26 +47,51 @@ class Bulletin:
         return min(times, default=None)
 
     def due(
-        self, now: float, state: AggregatorState, roster: Roster, topics: Topics
+        self,
+        now: float,
+        state: Callable[[], AggregatorState],
+        roster: Roster,
+        topics: Topics,
+        limit_bytes: int,
     ) -> list[Effect]:
-        """What may be said now."""
+        """What may be said now, each message within the limit. `state` is asked only when it is
+        due: with a thousand nodes it takes a while.
+        """
         effects: list[Effect] = []
+        limit_bytes = min(limit_bytes, codec.JSON_LIMIT_BYTES)
         if self._state_stale and now >= self._state_from:
             self._state_stale = False
             self._state_from = now + STATE_PAUSE_S
-            effects.append(Publish(topics.aggregator_state, codec.encode_json(state), retain=True))
+            payload = _state(state(), limit_bytes)
+            effects.append(Publish(topics.aggregator_state, payload, retain=True))
         if self._roster_stale and now >= self._roster_from:
             self._roster_stale = False
             self._roster_from = now + ROSTER_PAUSE_S
-            effects += _roster(roster, topics)
+            effects += _roster(roster, topics, limit_bytes)
         return effects
 
 
-def _roster(roster: Roster, topics: Topics) -> list[Effect]:
-    pages = roster.pages()
+def _state(state: AggregatorState, limit_bytes: int) -> bytes:
+    """The state; without names when they do not fit, the roster has them too."""
+    payload = codec.encode_json(state)
+    if len(payload) > limit_bytes and state.window is not None:
+        window = replace(state.window, arrived=(), missing={})
+        payload = codec.encode_json(replace(state, window=window))
+    return payload
+
+
+def _roster(roster: Roster, topics: Topics, limit_bytes: int) -> list[Effect]:
+    """The pages, the shorter the less a packet holds."""
+    per_page = LONGEST_PAGE
+    while True:
+        pages = roster.pages(per_page)
+        payloads = [
+            codec.encode_json(RosterPage(page, len(pages), nodes))
+            for page, nodes in enumerate(pages)
+        ]
+        if per_page == 1 or max(map(len, payloads)) <= limit_bytes:
+            break
+        per_page //= 2
     return [
-        Publish(
-            topics.roster(page), codec.encode_json(RosterPage(page, len(pages), nodes)), retain=True
-        )
-        for page, nodes in enumerate(pages)
+        Publish(topics.roster(page), payload, retain=True) for page, payload in enumerate(payloads)
     ]

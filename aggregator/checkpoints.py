@@ -26,6 +26,7 @@ class _Stored:
     round: int
     asked: tuple[str, ...]
     goal: int
+    entitled: tuple[str, ...]
     version: int
     tensors: tuple[tuple[str, tuple[int, ...]], ...]
     data: bytes
@@ -35,7 +36,10 @@ class _Stored:
 
 
 def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint durably and drop all but the newest `keep`."""
+    """Write a checkpoint durably; of the older ones, `keep - 1` stay.
+
+    Newer ones are corrupt, else the run would have gone on from them: they do not count.
+    """
     params = checkpoint.params
     stored = _Stored(
         run=checkpoint.run,
@@ -45,6 +49,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
         round=checkpoint.round,
         asked=checkpoint.asked,
         goal=checkpoint.goal,
+        entitled=checkpoint.entitled,
         version=checkpoint.version,
         tensors=params.spec.tensors,
         data=params.flat.astype("<f4", copy=False).tobytes(),
@@ -57,8 +62,9 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     )
     path = directory / f"checkpoint-{checkpoint.version:08d}"
     disk.write_sealed(path, codec.encode(stored))
-    for old in _files(directory)[keep:]:
-        old.unlink()
+    older = [file for file in _files(directory) if file.name < path.name]
+    for file in older[keep - 1 :]:
+        file.unlink()
     return path
 
 
@@ -89,6 +95,7 @@ def _restored(stored: _Stored) -> Checkpoint:
         round=stored.round,
         asked=stored.asked,
         goal=stored.goal,
+        entitled=stored.entitled,
         version=stored.version,
         params=Params(Spec(stored.tensors), np.frombuffer(stored.data, "<f4").astype(np.float32)),
         optimizer={

@@ -120,3 +120,13 @@ class Config(Settings):
     training: Training = Training()
     server: Server = Server()
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _room_for_packets(self) -> Self:
+        if self.limits.inbox_bytes < 2 * self.broker.packet_limit_bytes:
+            raise ValueError(
+                f"limits.inbox_bytes = {self.limits.inbox_bytes} holds less than two packets of "
+                f"broker.packet_limit_bytes = {self.broker.packet_limit_bytes}: "
+                "raise the first or lower the second"
+            )
+        return self

@@ -66,6 +66,9 @@ REFUSALS_RECORDED = 100
 """Refusals that the journal names one by one between two versions; beyond that a peer could fill
 the disk."""
 
+LAST_TERM = 2**53
+"""The end of counting (`messages.Count`): no term could follow, so nobody honest is there."""
+
 
 @dataclass(slots=True)
 class _Open:
@@ -75,9 +78,11 @@ class _Open:
     goal: int
     opened_at: float
     deadline_at: float
-    declined: set[str] = field(default_factory=set)
-    late: set[str] = field(default_factory=set)
-    """Who came after the cohort was drawn."""
+    bystanders: set[str]
+    """Who was there when the cohort was drawn, and was not asked; anybody else who is here now
+    came late."""
+    refused: set[str] = field(default_factory=set)
+    """Whose update for this round was refused: they make no other one."""
 
 
 @dataclass(slots=True)
@@ -118,9 +123,11 @@ class Coordinator:
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
         self._over = False
+        self._may_take_over = config.takeover
         self._window: _Open | None = None
+        self._intake.asked |= set(checkpoint.entitled)
         if checkpoint.asked:
-            self._open(set(checkpoint.asked), checkpoint.goal, now)
+            self._open(set(checkpoint.asked), checkpoint.goal, set(), now)
 
     # The machine's calls
 
@@ -129,16 +136,19 @@ class Coordinator:
         if self._over:
             return []
         effects = self._take(event, now)
-        for node in self._roster.expire(now):
-            self._intake.drop(node)
-        effects += self._advance(now)
-        return effects + self._bulletin.due(now, self._state(now), self._roster, self._topics)
+        if self._offline_since is None:
+            for node in self._roster.expire(now):
+                self._bulletin.changed()
+                effects += self._answer(self._intake.drop(node))
+            effects += self._advance(now)
+        return effects + self._tell(now)
 
     def next_deadline(self) -> float | None:
         """When the machine wants a Tick, on the clock that `now` comes from."""
-        times = [self._roster.next_deadline(), self._bulletin.next_deadline()]
-        if self._window is not None and self._offline_since is None:
-            times.append(self._window.deadline_at)
+        times = [self._bulletin.next_deadline()]
+        if self._offline_since is None:
+            times.append(self._roster.next_deadline())
+            times.append(self._window.deadline_at if self._window else None)
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> Checkpoint:
@@ -152,6 +162,7 @@ class Coordinator:
             round=self._round,
             asked=tuple(sorted(window.asked)) if window else (),
             goal=window.goal if window else 0,
+            entitled=tuple(sorted(self._intake.asked)),
             version=self._release.version,
             params=self._release.params,
             optimizer=self._optimizer_state,
@@ -241,15 +252,19 @@ class Coordinator:
         one ends.
         """
         if payload == self._manifest:
+            self._may_take_over = False  # we lead: a higher term from now on took over from us
             return []
         try:
             seen = codec.decode(Manifest, payload)
         except PeerError:
             self._tally.unreadable += 1
             return [self._publish_manifest()]
-        if (seen.term, seen.owner) <= (self.term, self._owner):
+        if not self._is_ahead(seen):
             return []
-        if seen.owner != self._owner and not self.config.takeover:
+        if seen.term >= LAST_TERM:
+            self._tally.unreadable += 1
+            return [self._publish_manifest()]
+        if seen.owner != self._owner and not self._may_take_over:
             return self._stop(
                 f"run {self.config.run!r} is led by another aggregator (owner {seen.owner}, "
                 f"term {seen.term}): stop that one and set takeover = true, or choose another "
@@ -259,15 +274,16 @@ class Coordinator:
         self._bulletin.all_new()
         return [Save(self.snapshot()), self._publish_manifest()]
 
+    def _is_ahead(self, seen: Manifest) -> bool:
+        """Whether another one leads, or we did, in a future that our own checkpoint lost."""
+        if (seen.term, seen.owner) == (self.term, self._owner):
+            return (seen.version, seen.round) > (self._release.version, self._round)
+        return (seen.term, seen.owner) > (self.term, self._owner)
+
     def _on_state(self, node: str, state: NodeState, now: float) -> list[Effect]:
         self._bulletin.changed()
         if not self._roster.heard(node, state, now):
             raise PeerError(f"the roster is full: max_nodes = {self.config.limits.max_nodes}")
-        if self._window is not None and state.alive:
-            if state.doing == "declined":
-                self._window.declined.add(node)
-            elif node not in self._window.asked:
-                self._window.late.add(node)
         return []
 
     def _on_evaluated(self, event: Evaluated | EvaluationFailed) -> list[Effect]:
@@ -303,6 +319,8 @@ class Coordinator:
             if reply.refused is None:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])
+            if self._window is not None and self._is_its_own(reply.node, reply.refused):
+                self._window.refused.add(reply.node)
             self._tally.refused += 1
             if self._tally.refused <= REFUSALS_RECORDED:
                 effects.append(
@@ -316,6 +334,15 @@ class Coordinator:
                 )
         return effects
 
+    def _is_its_own(self, node: str, offer: Offer) -> bool:
+        """Whether an offer is that of this round by the node that was born here, and not noise
+        in its name.
+        """
+        born = self._roster.nodes.get(node)
+        return offer.round == self._round and (
+            born is not None and born.state.state_id == offer.state_id
+        )
+
     # Rounds
 
     @property
@@ -324,19 +351,20 @@ class Coordinator:
 
     def _advance(self, now: float) -> list[Effect]:
         """Close what can be closed, open what can be opened, end when the run is over."""
-        if self._over or self._offline_since is not None:
+        if self._over:
             return []
         effects: list[Effect] = []
         if self._window is not None:
             effects += self._stand_in(self._window)
-            effects += self._close_if_due(self._window, now)
+            effects += self._close_if_due(now)
         if self._window is None and not self._finished and (opened := self._open_next(now)):
             effects += [Save(self.snapshot()), *opened]
+            effects += self._close_if_due(now)  # enough may have come while no window was open
         self._intake.open = not self._finished
         if self._finished and not self._unscored:
             effects.append(self._record("finished", version=self._release.version))
             self._bulletin.all_new()
-            effects += self._bulletin.due(now, self._state(now), self._roster, self._topics)
+            effects += self._tell(now)
             effects += self._stop()
         return effects
 
@@ -348,7 +376,7 @@ class Coordinator:
         """Late joiners take the places of members that are gone."""
         effects: list[Effect] = []
         present = set(self._roster.present(self.config.task))
-        late = sorted(window.late & present - window.asked)
+        late = sorted(present - window.bystanders - window.asked)
         gone = sorted(
             member
             for member in window.asked - set(self._intake.in_hand)
@@ -360,15 +388,16 @@ class Coordinator:
             effects.append(self._record("stand_in", node=joiner, place_of=member))
         return [Save(self.snapshot()), *effects, self._publish_manifest()] if effects else []
 
-    def _close_if_due(self, window: _Open, now: float) -> list[Effect]:
+    def _close_if_due(self, now: float) -> list[Effect]:
+        window = self._window
+        if window is None:
+            return []
         in_hand, least = len(self._intake.in_hand), self.config.rounds.min_updates
         missing = window.asked - set(self._intake.in_hand)
         if in_hand >= window.goal:
             return self._flush(window, "goal", now)
-        if in_hand >= least and all(
-            self._roster.is_gone(node) or node in window.declined for node in missing
-        ):
-            return self._flush(window, "all missing are gone", now)
+        if in_hand >= least and not any(self._may_deliver(node, window) for node in missing):
+            return self._flush(window, "nobody left to wait for", now)
         if now < window.deadline_at:
             return []
         if in_hand >= least:
@@ -383,6 +412,12 @@ class Coordinator:
                 reason=reason,
             )
         ]
+
+    def _may_deliver(self, node: str, window: _Open) -> bool:
+        """Whether an update of this member can still be expected in this window."""
+        return not (
+            node in window.refused or self._roster.is_gone(node) or self._roster.declines(node)
+        )
 
     def _flush(self, window: _Open, why: str, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""
@@ -410,7 +445,7 @@ class Coordinator:
             missing=missing,
             counted=[one.entry() for one in counted],
             bytes_up=self._tally.bytes_up,
-            bytes_down=math.floor(sum(one.offer.metrics.get("bytes_down", 0.0) for one in counted)),
+            bytes_down=sum(_bytes_down(one.offer) for one in counted),
             unreadable=self._tally.unreadable,
             refused=self._tally.refused,
             ledger_sha256=self._ledger.hex(),
@@ -434,28 +469,35 @@ class Coordinator:
         """Open a window if enough nodes are present. The caller saves the checkpoint first."""
         settings = self.config.rounds
         in_hand = set(self._intake.in_hand)
-        present = self._roster.present(self.config.task)
-        candidates = set(present) - in_hand
-        if len(present) < settings.min_nodes or not candidates:
-            return []
-        size = selection.cohort_size(len(present), settings.fraction, settings.count)
+        present = set(self._roster.present(self.config.task))
+        size = selection.cohort_size(len(present | in_hand), settings.fraction, settings.count)
         missing = max(size, settings.min_updates) - len(in_hand)
+        rng = np.random.default_rng((self.config.seed, self._round + 1))
+        # Whoever was asked already on this version may have begun: those before others.
+        cohort = selection.draw(present - in_hand, missing, rng, first=self._intake.asked)
+        if len(present) < settings.min_nodes or len(in_hand | set(cohort)) < settings.min_updates:
+            return []
         self._round += 1
-        rng = np.random.default_rng((self.config.seed, self._round))
-        cohort = selection.draw(candidates, min(max(missing, 1), len(candidates)), rng)
         asked = set(cohort) | in_hand
-        self._open(asked, min(settings.goal or len(asked), len(asked)), now)
+        goal = min(settings.goal or len(asked), len(asked))
+        self._open(asked, goal, present - asked, now)
         return [
             self._record("round", cohort=list(cohort), carried=sorted(in_hand)),
             self._publish_manifest(),
         ]
 
-    def _open(self, asked: set[str], goal: int, now: float) -> None:
-        self._window = _Open(asked, goal, now, now + self.config.rounds.deadline_s)
+    def _open(self, asked: set[str], goal: int, bystanders: set[str], now: float) -> None:
+        closes_at = now + self.config.rounds.deadline_s
+        self._window = _Open(asked, goal, now, closes_at, bystanders)
         self._intake.asked |= asked
         self._bulletin.changed()
 
     # What goes out
+
+    @property
+    def payload_limit_bytes(self) -> int:
+        """What fits into a packet beside its topic."""
+        return self._chunk_bytes
 
     @property
     def _slot(self) -> int:
@@ -507,6 +549,17 @@ class Coordinator:
         }
         return Record({**head, **entry})
 
+    def _tell(self, now: float) -> list[Effect]:
+        if self._over:
+            return []
+        return self._bulletin.due(
+            now,
+            lambda: self._state(now),
+            self._roster,
+            self._topics,
+            self.payload_limit_bytes,
+        )
+
     def _state(self, now: float) -> AggregatorState:
         window = self._window
         shown = None
@@ -535,3 +588,8 @@ class Coordinator:
             loss=self._score.loss if self._score else None,
             bytes_up=self._tally.bytes_up,
         )
+
+
+def _bytes_down(offer: Offer) -> int:
+    """What the node says it received for this update; whatever it says, sums of it stay exact."""
+    return math.floor(min(max(offer.metrics.get("bytes_down", 0.0), 0.0), 2.0**40))

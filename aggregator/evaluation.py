@@ -60,6 +60,7 @@ def evaluate(task: Task, data: Data, job: Evaluate) -> Evaluated | EvaluationFai
     except Exception as error:  # noqa: BLE001 - whatever the task's author did
         _log.debug("scoring version %d failed", job.version, exc_info=True)
         return EvaluationFailed(job.version, failure(error))
-    if not math.isfinite(score.loss):
-        return EvaluationFailed(job.version, "the loss is NaN or infinite")
+    for name, value in (("loss", score.loss), ("accuracy", score.accuracy)):
+        if not math.isfinite(value):
+            return EvaluationFailed(job.version, f"the {name} is NaN or infinite")
     return Evaluated(job.version, score.accuracy, score.loss)

@@ -99,6 +99,8 @@ class Checkpoint:
     """How many updates close it."""
     version: int
     params: Params
+    entitled: tuple[str, ...] = ()
+    """Everyone who was asked to train on this version, in whichever round."""
     optimizer: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     settled: Mapping[str, Verdict] = field(default_factory=dict)
     """Per node the last update that was settled."""

@@ -86,20 +86,12 @@ class Intake:
         upload.assembly.add(chunk)
         if not upload.assembly.complete:
             return []
-        del self._uploads[node]
-        replies = [self._take(node, upload.offer, upload.assembly.body())]
-        while self._waiting:
-            waiting, offer = next(iter(self._waiting.items()))
-            if not self._fits(offer):
-                break
-            del self._waiting[waiting]
-            replies += self.offer(waiting, offer)
-        return replies
+        return [self._take(node, upload.offer, upload.assembly.body()), *self._next()]
 
-    def drop(self, node: str) -> None:
-        """Forget what a node was sending."""
-        self._uploads.pop(node, None)
-        self._waiting.pop(node, None)
+    def drop(self, node: str) -> list[Reply]:
+        """Forget what a node was sending; others may have their turn now."""
+        self._forget(node)
+        return self._next()
 
     def settle(self, node: str, verdict: Verdict) -> None:
         """Remember a node's last verdict; beyond the most nodes there can be, the oldest is
@@ -125,7 +117,7 @@ class Intake:
             return [self._take(node, offer, offer.body)]
         upload = self._uploads.get(node)
         if upload is None or _cut(upload.offer) != _cut(offer):
-            self.drop(node)
+            self._forget(node)
             if not self._fits(offer):
                 self._waiting[node] = offer
                 return []
@@ -134,7 +126,8 @@ class Intake:
         return [_want(node, offer, upload.assembly.missing())]
 
     def _take(self, node: str, offer: Offer, body: bytes | bytearray) -> Reply:
-        """All bytes are here: check them, fold them."""
+        """All bytes are here: check them, fold them. Chunks that still come are of no use."""
+        self._forget(node)
         try:
             delta = admission.unpack(offer, body, self._limits)
         except PeerError as error:
@@ -144,10 +137,25 @@ class Intake:
         return _want(node, offer, [])
 
     def _refuse(self, node: str, offer: Offer, reason: str) -> Reply:
-        self.drop(node)
+        self._forget(node)
         verdict = Verdict(offer.state_id, offer.counter, None, reason)
         self.settle(node, verdict)
         return Reply(node, settled_receipt(verdict), offer)
+
+    def _forget(self, node: str) -> None:
+        self._uploads.pop(node, None)
+        self._waiting.pop(node, None)
+
+    def _next(self) -> list[Reply]:
+        """Let those who wait send, in their order, as far as they fit."""
+        replies: list[Reply] = []
+        while self._waiting:
+            node, offer = next(iter(self._waiting.items()))
+            if not self._fits(offer):
+                break
+            del self._waiting[node]
+            replies += self.offer(node, offer)
+        return replies
 
     def _fits(self, offer: Offer) -> bool:
         in_transfer = sum(upload.offer.size for upload in self._uploads.values())

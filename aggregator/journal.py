@@ -13,7 +13,11 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._file: IO[bytes] = path.open("a+b", buffering=0)
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")  # else the next line would be glued to half a one
 
     def append(self, time_s: float, entry: Mapping[str, object]) -> bytes:
         """Write one entry with its wall-clock time (seconds since 1970); gives the line without
@@ -32,8 +36,11 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[dict[str, object]]:
-    """Every whole entry; a last line that a crash tore is left out."""
+    """Every whole entry; a line that a crash tore is left out."""
     with path.open("rb") as file:
         for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            yield entry

@@ -53,14 +53,16 @@ class Roster:
                 entry.presence = "present"
         elif (
             entry is not None
-            and _age(state) == _age(entry.state)
+            and _age(state) >= _age(entry.state)
             and entry.state.state_id == state.state_id
         ):
             entry.state = state
             if entry.presence == "present":
                 entry.presence = "fading"
+                entry.gone_at = now + self._grace_s
+            if state.doing == "stopped":
                 # A goodbye is no blip: the node said itself that it leaves.
-                entry.gone_at = now if state.doing == "stopped" else now + self._grace_s
+                entry.gone_at = now
         return True
 
     def doubt_all(self, now: float) -> None:
@@ -73,7 +75,7 @@ class Roster:
         self._strangers_gone = False
         self._strangers_gone_at = now + self._grace_s
         for entry in self.nodes.values():
-            if entry.presence == "present":
+            if entry.presence != "gone":
                 entry.presence = "fading"
                 entry.gone_at = now + self._grace_s
 
@@ -111,6 +113,11 @@ class Roster:
         entry = self.nodes.get(node)
         return self._strangers_gone if entry is None else entry.presence == "gone"
 
+    def declines(self, node: str) -> bool:
+        """True when the node itself says that it will not train."""
+        entry = self.nodes.get(node)
+        return entry is not None and entry.state.doing == "declined"
+
     def why_missing(self, node: str) -> str:
         """What a person should know about a node whose update is awaited."""
         entry = self.nodes.get(node)
@@ -138,7 +145,7 @@ class Roster:
             entry.counted += 1
             entry.last = f"counted in version {verdict.version}"
 
-    def pages(self, per_page: int = 100) -> list[tuple[RosterEntry, ...]]:
+    def pages(self, per_page: int) -> list[tuple[RosterEntry, ...]]:
         """Every node by name, for `midge status`; at least one page."""
         entries = [
             RosterEntry(

@@ -65,5 +65,7 @@ def fold(into: Sum, delta: Floats, weight: int) -> None:
 
 
 def mean(of: Sum) -> npt.NDArray[np.float64]:
-    """The weighted mean, shape (parameters,): exact up to the one rounding of each division."""
+    """The weighted mean, shape (parameters,): exact up to two float64 roundings, of the sum and of
+    the quotient.
+    """
     return of.total.astype(np.float64) / (of.weight * math.ldexp(1.0, of.bits))

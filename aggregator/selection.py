@@ -14,12 +14,18 @@ def cohort_size(present: int, fraction: float, count: int | None) -> int:
     return min(wanted, present)
 
 
-def draw(candidates: Collection[str], size: int, rng: np.random.Generator) -> tuple[str, ...]:
-    """`size` of the candidates, each as likely as the other, in sorted order."""
-    roster = sorted(candidates)
-    chosen = (
-        rng.choice(len(roster), size=size, replace=False)
-        if size < len(roster)
-        else range(len(roster))
-    )
-    return tuple(roster[index] for index in sorted(chosen))
+def draw(
+    candidates: Collection[str], size: int, rng: np.random.Generator, first: Collection[str] = ()
+) -> tuple[str, ...]:
+    """`size` of the candidates, or all if there are fewer, in sorted order.
+
+    Those that are in `first` come before the others; beyond that each is as likely as the other.
+    """
+    chosen: list[str] = []
+    for group in (set(candidates) & set(first), set(candidates) - set(first)):
+        roster, places = sorted(group), max(0, size - len(chosen))
+        if places < len(roster):
+            picked = rng.choice(len(roster), size=places, replace=False)
+            roster = [roster[index] for index in picked]
+        chosen += roster
+    return tuple(sorted(chosen))

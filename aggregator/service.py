@@ -16,10 +16,11 @@ from aggregator.journal import Journal
 from shared import disk, tasks
 from shared.errors import ConfigError
 from shared.events import Stopping, Tick
+from shared.inbox import Inbox
 from shared.link import Link
 from shared.params import Params
 from shared.topics import Topics
-from shared.transport import Inbox, Transport
+from shared.transport import Transport
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class Shell:
                 checkpoints.save(config.state_dir, checkpoint, config.limits.keep_checkpoints)
             case Record(entry):
                 line = self._journal.append(self._wall_clock(), entry)
-                self._link.publish(self._events_topic, line)
+                if len(line) <= self.coordinator.payload_limit_bytes:
+                    self._link.publish(self._events_topic, line)
                 _log.info("%s", _told(entry))
             case Evaluate():
                 self._scorer.start(effect)

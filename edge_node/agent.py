@@ -14,7 +14,7 @@ to perform, in order; it reads no clock, opens no file, and its generator is pas
 
 import hashlib
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import assert_never
 
@@ -49,6 +49,8 @@ FETCH_WINDOW = 16
 """Chunks asked for at a time: below the 20 messages in flight that brokers allow by default."""
 FETCH_PAUSE_S = 5.0
 """Without a new chunk for so long, the missing ones are asked for again."""
+HEADER_BYTES = 8192
+"""More than an offer takes beside its body, whatever metrics are in it."""
 STATE_PAUSE_S = 0.25
 """Between two state messages: a round of milliseconds need not report each of its phases."""
 
@@ -65,14 +67,29 @@ class Phase(Enum):
 
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    Phase.IDLE: frozenset({Phase.FETCHING, Phase.TRAINING, Phase.UPLOADING, Phase.DECLINED}),
-    Phase.FETCHING: frozenset({Phase.IDLE, Phase.TRAINING, Phase.DECLINED}),
-    Phase.TRAINING: frozenset({Phase.IDLE, Phase.FETCHING, Phase.UPLOADING, Phase.DECLINED}),
+    Phase.IDLE: frozenset({Phase.FETCHING, Phase.TRAINING, Phase.DECLINED}),
+    Phase.FETCHING: frozenset({Phase.IDLE}),
+    Phase.TRAINING: frozenset({Phase.IDLE, Phase.UPLOADING, Phase.DECLINED}),
     Phase.UPLOADING: frozenset({Phase.BACKING_OFF, Phase.IDLE}),
     Phase.BACKING_OFF: frozenset({Phase.UPLOADING, Phase.IDLE}),
-    Phase.DECLINED: frozenset({Phase.IDLE, Phase.FETCHING, Phase.TRAINING, Phase.UPLOADING}),
+    Phase.DECLINED: frozenset({Phase.IDLE, Phase.FETCHING, Phase.TRAINING}),
 }
-"""What may follow what; docs/architecture.md draws it and a test compares the two."""
+"""What may follow what; docs/architecture.md draws it and a test compares the two. A node begins
+as idle, or as uploading when an update waits from before a restart.
+"""
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """A model on its way in, and the manifest that announced it."""
+
+    manifest: Manifest
+    assembly: chunks.Assembly
+    subscribed: set[int] = field(default_factory=set)
+
+    def is_for(self, manifest: Manifest) -> bool:
+        """True when this manifest speaks of the same bytes in the same place."""
+        return _where(self.manifest) == _where(manifest)
 
 
 class Agent:
@@ -91,15 +108,15 @@ class Agent:
         self._packet_limit_bytes = config.broker.packet_limit_bytes
         self._manifest: Manifest | None = None
         self._held: tuple[int, bytes, Params] | None = None  # version, digest, parameters
-        self._fetch: chunks.Assembly | None = None
+        self._fetch: _Fetch | None = None
         self._fetched_bytes = 0
-        self._subscribed: set[int] = set()
         self._job: Manifest | None = None  # training for it runs
         self._note = ""
         self._said: NodeState | None = None
         self._pause_s = config.offer_pause_s
         self._offer_at: float | None = None
         self._fetch_at: float | None = None
+        self._repeat_at: float | None = None
         self._say_from = 0.0
 
     # The machine's calls
@@ -111,10 +128,7 @@ class Agent:
             case Connected():
                 effects += self._on_connected(event, now)
             case Disconnected(reason):
-                self._online = False
-                self._subscribed.clear()
-                self._offer_at = self._fetch_at = None
-                effects.append(Log(logging.WARNING, reason))
+                effects += self._on_disconnected(reason)
             case Refused(reason):
                 return [Stop(reason)]
             case Stopping():
@@ -136,7 +150,7 @@ class Agent:
 
     def next_deadline(self) -> float | None:
         """When the machine wants a Tick, on the clock that `now` comes from."""
-        times = [self._offer_at, self._fetch_at]
+        times = [self._offer_at, self._fetch_at, self._repeat_at]
         if self._online and self._state() != self._said:
             times.append(self._say_from)
         return min((time for time in times if time is not None), default=None)
@@ -167,6 +181,14 @@ class Agent:
         # The birth goes first: the aggregator takes no offer from a node that it does not know.
         return [Subscribe(own), *self._say(now), *self._ask_for_chunks(now), *self._offer(now)]
 
+    def _on_disconnected(self, reason: str) -> list[Effect]:
+        """Whatever runs goes on; what needs the link waits for the next connection."""
+        self._online = False
+        if self._fetch is not None:
+            self._fetch.subscribed.clear()
+        self._offer_at = self._fetch_at = self._repeat_at = None
+        return [Log(logging.WARNING, reason)]
+
     def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
         if topic == self._topics.manifest:
             return self._on_manifest(codec.decode(Manifest, payload), now)
@@ -184,6 +206,8 @@ class Agent:
         return []
 
     def _on_manifest(self, manifest: Manifest, now: float) -> list[Effect]:
+        if manifest.count != chunks.count(manifest.size, manifest.chunk_bytes):
+            raise PeerError("its size and its chunks do not fit together")
         leader, known = (manifest.term, manifest.owner), (self.memory.term, self.memory.owner)
         if leader < known:
             return [
@@ -197,39 +221,46 @@ class Agent:
             self.memory = replace(self.memory, term=manifest.term, owner=manifest.owner)
             effects.append(Keep(self.memory))
         before = self._manifest
+        if before is not None and leader == known and _place(manifest) < _place(before):
+            return []  # a newer one overtook it
         self._manifest = manifest
-        if before is not None and _came_anew(before, manifest):
+        effects += self._follow(now)
+        if before is None or _came_anew(before, manifest):
+            # It may not have heard our birth. An offer comes after it.
             self._said = None
             self._say_from = now
+            self._pause_s = self._config.offer_pause_s
             effects += [*self._say(now), *self._offer(now)]
-        return effects + self._follow(now)
+        return effects
 
     def _on_chunk(self, chunk: Chunk, now: float) -> list[Effect]:
-        if self._fetch is None or self._manifest is None:
+        if self._fetch is None:
             return []
-        if chunk.of != self._fetch.of:
+        manifest, assembly = self._fetch.manifest, self._fetch.assembly
+        if chunk.of != assembly.of:
             # The slot was overwritten by a newer version: read the manifest again.
             return [Unsubscribe((self._topics.manifest,)), Subscribe((self._topics.manifest,))]
-        self._fetch.add(chunk)
-        self._fetch_at = now + FETCH_PAUSE_S
-        if not self._fetch.complete:
+        assembly.add(chunk)
+        if not assembly.complete:
             return self._ask_for_chunks(now)
-        manifest, body = self._manifest, bytes(self._fetch.body())
+        body = assembly.body()
         done = self._end_fetch()
-        if hashlib.sha256(body).digest() != manifest.digest:
+        try:
+            params = _unpack(manifest, body)
+        except PeerError as error:
             self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
-            return [
-                *done,
-                Log(logging.WARNING, "the model does not match its digest, fetching it again"),
-            ]
-        params = codec.model_params(codec.decode(Model, body))
-        self._held = (manifest.version, params.digest, params)
+            return [*done, Log(logging.WARNING, f"{error}, fetching it again")]
+        self._held = (manifest.version, manifest.model, params)
         return done + self._follow(now)
 
     def _on_receipt(self, receipt: Receipt, now: float) -> list[Effect]:
         entry = self.memory.entry
         if receipt.kind == "unreadable":
-            self._said = None
+            # The birth again, but not at once: with a full roster the two would never rest.
+            self._repeat_at = self._offer_at
+            if self._repeat_at is None:
+                self._repeat_at = now + self._jittered(self._pause_s)
+                self._pause_s = min(2 * self._pause_s, self._config.longest_pause_s)
             return [
                 Log(logging.WARNING, f"the aggregator could not use a message: {receipt.reason}")
             ]
@@ -266,7 +297,7 @@ class Agent:
     def _on_trained(self, event: Trained, now: float) -> list[Effect]:
         if self._job is None or self._job.round != event.round:
             return []  # it was stopped when this event was on its way
-        manifest, self._job = self._job, None
+        manifest, self._job = self._manifest or self._job, None  # of the same model, see _follow
         body = compression.named(manifest.plan.compression).compress(event.delta.flat)
         entry = Entry(
             counter=self.memory.counter + 1,
@@ -290,20 +321,22 @@ class Agent:
     def _on_training_failed(self, event: TrainingFailed) -> list[Effect]:
         if self._job is None or self._job.round != event.round:
             return []  # it was stopped when this event was on its way
-        manifest, self._job = self._job, None
+        manifest, self._job = self._manifest or self._job, None  # of the same model, see _follow
         self.memory = replace(self.memory, trained=(manifest.term, manifest.round))
         self._enter(Phase.DECLINED, event.reason)
         return [Keep(self.memory), Log(logging.ERROR, f"round {event.round}: {event.reason}")]
 
     def _on_tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
+        if self._repeat_at is not None and self._repeat_at <= now:
+            self._repeat_at = None
+            self._said = None
+            effects += self._say(now)  # ahead of an offer
         if self._offer_at is not None and self._offer_at <= now:
             effects += self._offer(now)
         if self._fetch_at is not None and self._fetch_at <= now:
             self._fetch_at = None
-            asked = tuple(self._chunk_topic(index) for index in sorted(self._subscribed))
-            self._subscribed.clear()
-            effects += [Unsubscribe(asked)] if asked else []
+            effects += self._unsubscribe_chunks()
             effects += self._follow(now)
         return effects
 
@@ -319,29 +352,29 @@ class Agent:
             self._job = None
             self._enter(Phase.IDLE)
             effects.append(StopTraining())
-        if self._fetch is not None and not self._fetch.is_for(
-            manifest.version, manifest.size, manifest.chunk_bytes
-        ):
+        objection = self._objection(manifest)
+        if self._fetch is not None and (objection or not self._fetch.is_for(manifest)):
             effects += self._end_fetch()
         if self.memory.entry is not None or self._job is not None:
             return effects
-        if objection := self._objection(manifest):
+        if objection:
             self._enter(Phase.DECLINED, objection)
             return effects
-        asked = self._config.name in manifest.plan.cohort
-        asked = asked and (manifest.term, manifest.round) > self.memory.trained
+        round_ = (manifest.term, manifest.round)
+        asked = self._config.name in manifest.plan.cohort and round_ > self.memory.trained
         held = self._held is not None and self._held[:2] == (manifest.version, manifest.model)
         if held and asked and self._held is not None:
             self._job = manifest
             self._enter(Phase.TRAINING)
             effects.append(Train(manifest.round, self._held[2], manifest.plan))
-        elif not held and (asked or self._held is None):
+        elif not held and (asked or self._held is None or self._fetch is not None):
             self._enter(Phase.FETCHING)
             if self._fetch is None:
-                self._fetch = chunks.Assembly(manifest.version, manifest.size, manifest.chunk_bytes)
+                assembly = chunks.Assembly(manifest.version, manifest.size, manifest.chunk_bytes)
+                self._fetch = _Fetch(manifest, assembly)
             effects += self._ask_for_chunks(now)
-        elif self.phase is not Phase.DECLINED:
-            self._enter(Phase.IDLE)
+        elif self.phase is not Phase.DECLINED or round_ != self.memory.trained:
+            self._enter(Phase.IDLE)  # a failure stands until the next round
         return effects
 
     def _objection(self, manifest: Manifest) -> str:
@@ -358,29 +391,34 @@ class Agent:
         """Keep up to FETCH_WINDOW missing chunks subscribed."""
         if self._fetch is None or not self._online:
             return []
-        missing = self._fetch.missing()
+        missing, subscribed = self._fetch.assembly.missing(), self._fetch.subscribed
         wanted = set(missing[:FETCH_WINDOW])
-        fresh, done = sorted(wanted - self._subscribed), sorted(self._subscribed - set(missing))
-        self._subscribed = (self._subscribed | wanted) - set(done)
+        fresh, done = sorted(wanted - subscribed), sorted(subscribed - set(missing))
+        self._fetch.subscribed = (subscribed | wanted) - set(done)
         self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
+        slot = self._fetch.manifest.slot
         effects: list[Effect] = []
         if done:
-            effects.append(Unsubscribe(tuple(self._chunk_topic(index) for index in done)))
+            topics = tuple(self._topics.model_chunk(slot, index) for index in done)
+            effects.append(Unsubscribe(topics))
         if fresh:
-            effects.append(Subscribe(tuple(self._chunk_topic(index) for index in fresh)))
+            topics = tuple(self._topics.model_chunk(slot, index) for index in fresh)
+            effects.append(Subscribe(topics))
         return effects
 
     def _end_fetch(self) -> list[Effect]:
-        topics = tuple(self._chunk_topic(index) for index in sorted(self._subscribed))
+        effects = self._unsubscribe_chunks()
         self._fetch = None
         self._fetch_at = None
-        self._subscribed.clear()
         self._enter(Phase.IDLE)
-        return [Unsubscribe(topics)] if topics else []
+        return effects
 
-    def _chunk_topic(self, index: int) -> str:
-        slot = self._manifest.slot if self._manifest else 0
-        return self._topics.model_chunk(slot, index)
+    def _unsubscribe_chunks(self) -> list[Effect]:
+        if self._fetch is None or not self._fetch.subscribed:
+            return []
+        slot, asked = self._fetch.manifest.slot, sorted(self._fetch.subscribed)
+        self._fetch.subscribed.clear()
+        return [Unsubscribe(tuple(self._topics.model_chunk(slot, index) for index in asked))]
 
     # Seeing an update through
 
@@ -390,6 +428,7 @@ class Agent:
             return []
         self._enter(Phase.UPLOADING)
         self._wait(now)
+        inline_bytes = min(self._config.inline_bytes, self._packet_limit_bytes - HEADER_BYTES)
         offer = Offer(
             state_id=self.memory.state_id,
             counter=entry.counter,
@@ -403,7 +442,7 @@ class Agent:
             compression=entry.compression,
             samples=entry.samples,
             metrics=dict(entry.metrics),
-            body=entry.body if len(entry.body) <= self._config.inline_bytes else None,
+            body=entry.body if len(entry.body) <= inline_bytes else None,
         )
         return [Publish(self._topics.offer(self._config.name), codec.encode(offer))]
 
@@ -449,10 +488,31 @@ class Agent:
         ]
 
 
+def _unpack(manifest: Manifest, body: bytearray) -> Params:
+    """The parameters in a fetched body; PeerError when they are not what the manifest says."""
+    if hashlib.sha256(body).digest() != manifest.digest:
+        raise PeerError("the model does not match its digest")
+    params = codec.model_params(codec.decode(Model, body))
+    if params.digest != manifest.model:
+        raise PeerError("the model is not the one that the manifest names")
+    return params
+
+
 def _came_anew(before: Manifest, after: Manifest) -> bool:
     """True when the aggregator started or connected again between the two."""
-    return (before.owner, before.boot, before.connection) != (
+    return (before.term, before.owner, before.boot, before.connection) != (
+        after.term,
         after.owner,
         after.boot,
         after.connection,
     )
+
+
+def _place(manifest: Manifest) -> tuple[int, int, int]:
+    """Where a manifest stands among those of its (term, owner): none of the three goes back."""
+    return (manifest.version, manifest.round, manifest.connection)
+
+
+def _where(manifest: Manifest) -> tuple[bytes, int, int]:
+    """Which body, and where its chunks are."""
+    return (manifest.digest, manifest.slot, manifest.chunk_bytes)

@@ -51,3 +51,13 @@ class Config(Settings):
     longest_pause_s: float = Field(default=60.0, gt=0, le=86_400)
     broker: Broker = Broker()
     shard: Shard = Shard()
+
+    @model_validator(mode="after")
+    def _room_for_packets(self) -> Self:
+        if self.inbox_bytes < 2 * self.broker.packet_limit_bytes:
+            raise ValueError(
+                f"inbox_bytes = {self.inbox_bytes} holds less than two packets of "
+                f"broker.packet_limit_bytes = {self.broker.packet_limit_bytes}: "
+                "raise the first or lower the second"
+            )
+        return self

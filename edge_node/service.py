@@ -29,8 +29,9 @@ from edge_node.trainer import Trainer
 from shared import disk, tasks
 from shared.errors import ConfigError
 from shared.events import Stopping, Tick
+from shared.inbox import Inbox
 from shared.link import Link
-from shared.transport import Inbox, Transport
+from shared.transport import Transport
 
 _log = logging.getLogger(__name__)
 

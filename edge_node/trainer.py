@@ -19,6 +19,10 @@ from shared.tasks import Data, Task, failure
 
 _log = logging.getLogger(__name__)
 
+MOST_METRICS = 30
+LONGEST_NAME = 40
+"""What an offer holds of a task's metrics (`messages.Offer`); the node adds two of its own."""
+
 
 class Trainer:
     """Runs Train jobs in one thread; `deliver` is called from that thread."""
@@ -90,7 +94,8 @@ def local_update(
         outcome = task.train(job.base, data, job.plan, _generator(node, job), stopped)
         if outcome is None:
             return None
-        after, metrics = outcome
+        after, given = outcome
+        metrics = {name: float(value) for name, value in given.items()}
         with np.errstate(all="ignore"):
             delta = subtract(after, job.base)
     except Exception as error:  # noqa: BLE001 - whatever the task's author did
@@ -101,6 +106,12 @@ def local_update(
             job.round,
             "training diverged: the loss became NaN or infinite; "
             f"lower the learning rate (now {job.plan.learning_rate:g})",
+        )
+    if len(metrics) > MOST_METRICS or any(len(name) > LONGEST_NAME for name in metrics):
+        return TrainingFailed(
+            job.round,
+            f"the task gives more than {MOST_METRICS} metrics, "
+            f"or a name of more than {LONGEST_NAME} characters",
         )
     train_s = time.perf_counter() - started_s
     return Trained(job.round, delta, len(data), {**metrics, "train_s": train_s})

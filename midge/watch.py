@@ -10,9 +10,10 @@ from shared import codec
 from shared.config import Broker
 from shared.errors import ConfigError, PeerError
 from shared.events import Connected, Disconnected, Received, Refused
+from shared.inbox import Inbox
 from shared.messages import AggregatorState, NodeState, RosterEntry, RosterPage
 from shared.topics import Topics
-from shared.transport import Inbox, Transport
+from shared.transport import Transport
 
 _INBOX_BYTES = 16 * 2**20
 _ROSTER_PAGES = 100

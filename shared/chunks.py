@@ -42,6 +42,7 @@ class Assembly:
         self._chunk_bytes = chunk_bytes
         self._body = bytearray()
         self._here = bytearray(self.count)
+        self._left = self.count
 
     def is_for(self, of: int, size: int, chunk_bytes: int) -> bool:
         """True when it was begun for just this body, cut this way."""
@@ -65,12 +66,13 @@ class Assembly:
             self._body = bytearray(self.size)
         self._body[start : start + len(chunk.data)] = chunk.data
         self._here[chunk.index] = 1
+        self._left -= 1
         return True
 
     @property
     def complete(self) -> bool:
         """True when nothing is missing."""
-        return all(self._here)
+        return self._left == 0
 
     def missing(self) -> list[int]:
         """The chunks that are not here yet, in order."""

@@ -33,7 +33,7 @@ def encode(message: object) -> bytes:
     return packed
 
 
-def decode(kind: type[T], payload: bytes) -> T:
+def decode(kind: type[T], payload: bytes | bytearray) -> T:
     """Read one wire message of the given kind; PeerError with a reason for everything else.
 
     msgpack allocates arrays from their length field, nested up to 1,024 deep, so their length is
@@ -107,7 +107,8 @@ def _validated(kind: type[T], plain: object) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         # The field alone: what lies below it may be a key of the peer's choice.
-        raise PeerError(f"{kind.__name__.lower()}: {first['loc'][0]}: {first['msg']}"[:200]) from error
+        where = "".join(str(part) for part in first["loc"][:1])
+        raise PeerError(f"{kind.__name__.lower()}: {where}: {first['msg']}"[:200]) from error
     return message
 
 

@@ -23,6 +23,9 @@ from shared.errors import ConfigError
 Key = tuple[str, ...]
 """The path of a setting: ("broker", "port") is `port` in the section `[broker]`."""
 
+LEAST_PACKET_BYTES = 16 * 1024
+"""The smallest packet limit that the protocol works with."""
+
 
 class Settings(BaseModel):
     """A section of settings: no unknown key, no value of a wrong type, no change once read."""
@@ -56,7 +59,7 @@ class Broker(Settings):
     in this time (1 MiB in 60 s needs 140 kbit/s), else an upload is cut off again and again."""
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
     """auto tries MQTT 5 and falls back. MQTT 5 tells when a topic is forbidden, 3.1.1 is silent."""
-    packet_limit_bytes: Annotated[int, Field(ge=16 * 1024, le=256 * 1024 * 1024)] = 1024 * 1024
+    packet_limit_bytes: Annotated[int, Field(ge=LEAST_PACKET_BYTES, le=2**28)] = 2**20
     """Largest MQTT packet that we send, unless the broker asks for less. Small ones survive a slow
     link and a strict broker (some take 128 kB at most); 256 MiB is where the protocol ends."""
     first_pause_s: Annotated[float, Field(ge=0.01, le=3600, allow_inf_nan=False)] = 1.0
@@ -113,7 +116,7 @@ def load(model: type[M], path: Path | None, prefix: str, environ: Mapping[str, s
 
 
 def as_environment(settings: Settings, prefix: str) -> dict[str, str]:
-    """The settings as the environment variables that `load` would make them from, secrets included."""
+    """The settings as the environment variables that `load` makes them from, secrets included."""
     variables: dict[str, str] = {}
     for key, field in _leaves(type(settings)):
         value: object = settings

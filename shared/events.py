@@ -38,6 +38,10 @@ class Refused:
     reason: str
 
 
+LinkEvent = Connected | Disconnected | Received | Refused
+"""What a transport tells."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """The moment that `next_deadline()` asked for has come."""

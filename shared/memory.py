@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from math import inf
 
-from shared.events import Connected, Disconnected, Received, Refused
+from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
 from shared.topics import is_wildcard
-
-LinkEvent = Connected | Disconnected | Received | Refused
 
 _KICKS = 5
 _SETTLED_S = 30.0

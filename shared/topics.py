@@ -36,9 +36,9 @@ TOPICS = (
 
 RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 _UP = re.compile(
-    r"^up/(?P<node>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})/(?P<kind>offer|state|update/(?P<index>\d{1,5}))$"
+    r"up/(?P<node>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})/(?P<kind>offer|state|update/(?P<index>[0-9]{1,5}))"
 )
-_MODEL_CHUNK = re.compile(r"^down/model/(?P<slot>\d{1,3})/(?P<index>\d{1,5})$")
+_MODEL_CHUNK = re.compile(r"down/model/(?P<slot>[0-9]{1,3})/(?P<index>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,9 @@ class Topics:
     def parse_upward(self, topic: str) -> Upward | None:
         """Read a topic that a node wrote; None for anything else."""
         match = (
-            _UP.match(topic.removeprefix(self._prefix)) if topic.startswith(self._prefix) else None
+            _UP.fullmatch(topic.removeprefix(self._prefix))
+            if topic.startswith(self._prefix)
+            else None
         )
         if match is None:
             return None
@@ -103,7 +105,7 @@ class Topics:
     def parse_model_chunk(self, topic: str) -> tuple[int, int] | None:
         """Slot and index of a model's chunk; None for anything else."""
         match = (
-            _MODEL_CHUNK.match(topic.removeprefix(self._prefix))
+            _MODEL_CHUNK.fullmatch(topic.removeprefix(self._prefix))
             if topic.startswith(self._prefix)
             else None
         )

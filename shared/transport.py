@@ -1,9 +1,9 @@
-"""The road to the broker, and the only file that imports paho.
+"""The road to the broker: makes connections and learns from how they end.
 
 One thread makes a connection, runs paho's network loop on it until it ends, tells why, waits, and
 makes the next one with a new paho client. So nothing of an old connection (queues, packet ids)
 reaches a new one, the will carries the exact number of its connection, and no network thread can
-die unseen: paho's loop runs in ours. Callbacks write down and enqueue, nothing else.
+die unseen: paho's loop runs in ours (`session.py`).
 
 Sessions are clean and nothing is kept for later: what is published without a connection is
 dropped, and so is what was on its way when one ended. The protocol offers it again.
@@ -11,46 +11,27 @@ dropped, and so is what was on its way when one ended. The protocol offers it ag
 
 import logging
 import secrets
-import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from socket import IPPROTO_TCP, TCP_NODELAY
-from typing import Any, Generic, TypeVar
 
-from paho.mqtt.client import Client, DisconnectFlags, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
-
-from shared.config import Broker
+from shared.config import LEAST_PACKET_BYTES, Broker
 from shared.errors import ConfigError
-from shared.events import Connected, Disconnected, Received, Refused
-from shared.topics import is_wildcard
+from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
+from shared.session import PATIENCE_S, STEP_S, Answer, NotLetInError, Session, told
 
 _log = logging.getLogger(__name__)
 
-LinkEvent = Connected | Disconnected | Received | Refused
-E = TypeVar("E")
-
 # Seconds, each for its reason:
-_PATIENCE_S = 10.0  # for TCP, for TLS and for the answer to CONNECT; 2G takes several of them
-_STEP_S = 1.0  # longest sleep of the loop, which watches keepalive and patience; sending wakes it
 _GOODBYE_S = 2.0  # for the ack of the last words, and then for the DISCONNECT to go out
 _SETTLED_S = 30.0  # a connection that lasted so long was a good one: pauses start small again
 
 _KICKS = 5  # so many connections in a row that were taken from us are a fight over the client id
-_IN_FLIGHT = 20  # messages on their way without an ack; the rest waits in paho
 _HEADER_BYTES = 12  # upper bound of a PUBLISH packet beside topic and payload
-_EVENT_BYTES = 256  # about what a message costs in memory beside topic and payload
-_TOPICS_A_PACKET = 8  # in one SUBSCRIBE: the smallest cap that a hosted broker sets
 
 # Codes of MQTT 5; paho translates those of 3.1.1.
-_UNSPECIFIED, _BAD_VERSION, _NOT_AUTHORIZED, _KEEPALIVE, _TAKEN_OVER = 0x80, 0x84, 0x87, 0x8D, 0x8E
+_UNSPECIFIED, _BAD_VERSION, _NOT_AUTHORIZED = 0x80, 0x84, 0x87
 _NEVER_LET_IN = {
     0x85: "choose another client id",
     0x86: "check broker.username and broker.password",
@@ -68,41 +49,6 @@ _NEVER_ALLOWED = {
     0xA2: "the broker must support wildcards",
 }
 """Answers to PUBLISH and SUBSCRIBE that stay the same, and what helps."""
-
-
-class Inbox(Generic[E]):
-    """The queue before the one loop of a service, bounded in bytes.
-
-    Any thread may put, and so may a signal handler: the lock lets its own thread in again.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.dropped = 0
-        """Messages that did not fit; the protocol wants them again."""
-        self._limit_bytes = limit_bytes
-        self._bytes = 0
-        self._events: deque[E] = deque()
-        self._filled = threading.Condition(threading.RLock())
-
-    def put(self, event: E) -> None:
-        """Append an event; a Received that does not fit is dropped and counted, all else fits."""
-        size = _size(event)
-        with self._filled:
-            if size and self._bytes + size > self._limit_bytes:
-                self.dropped += 1
-                return
-            self._bytes += size
-            self._events.append(event)
-            self._filled.notify()
-
-    def get(self, timeout_s: float | None) -> E | None:
-        """Take the oldest event; None when none came within `timeout_s` (None: wait for ever)."""
-        with self._filled:
-            if not self._filled.wait_for(lambda: self._events, timeout_s):
-                return None
-            event = self._events.popleft()
-            self._bytes -= _size(event)
-            return event
 
 
 class Transport:
@@ -146,7 +92,7 @@ class Transport:
         self._closing = threading.Event()
         self._close_by = 0.0
         self._lock = threading.Lock()
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._number = 1
         self._welcome = False
         self._largest_packet = 0
@@ -209,9 +155,9 @@ class Transport:
         self._close_by = time.monotonic() + _GOODBYE_S
         self._closing.set()
         if session is not None:
-            session.client.disconnect()
+            session.disconnect()
         if self._thread.is_alive():
-            self._thread.join(_GOODBYE_S + 2 * _STEP_S)
+            self._thread.join(_GOODBYE_S + 2 * STEP_S)
 
     def _supervise(self) -> None:
         try:
@@ -225,18 +171,14 @@ class Transport:
 
     def _connect_once(self) -> float:
         """Live one connection from beginning to end; returns the pause in seconds after it."""
-        session = _Session(self._client_id, self._version, self._receive)
+        session = Session(self._client_id, self._version, self._receive)
         try:
-            self._reach(session.client)
+            problem = self._reach(session)
+            if problem:
+                return self._pause(problem)
             self._live(session)
             return 0.0 if self._closing.is_set() else self._after(session)
-        except OSError as error:
-            self._kicks = 0
-            if not self._version_works and self._broker.protocol == "auto":
-                self._version = "5"
-            hint = " (is this the port for TLS?)" if self._broker.encrypted else ""
-            return self._pause(f"cannot reach {self._address}: {_told(error)}{hint}")
-        except _NotLetInError as error:
+        except NotLetInError as error:
             if not self._welcome:
                 raise ConfigError(str(error)) from None
             return self._pause(str(error))
@@ -245,50 +187,48 @@ class Transport:
                 self._session = None
             session.cut()
 
-    def _reach(self, client: Client) -> None:
-        """Open the socket and queue CONNECT; OSError when there is no road to the broker."""
-        broker = self._broker
-        if broker.username is not None:
-            password = None if broker.password is None else broker.password.get_secret_value()
-            client.username_pw_set(broker.username, password)
-        if broker.encrypted:
-            client.tls_set_context(_tls_context(broker))
-        topic, payload = self._will(self._number)
-        client.will_set(topic, payload, qos=1, retain=True)
+    def _reach(self, session: Session) -> str:
+        """Open the socket and queue CONNECT; returns why there is no road to the broker, or ""."""
         try:
-            client.connect(broker.host, broker.port, broker.keepalive_s)
-        except UnicodeError:
-            raise _NotLetInError(f"broker.host: {broker.host} is no name of a host") from None
-        except ssl.SSLError as error:
-            if _may_pass(error):
-                raise
-            remedy = "check broker.host, broker.port, broker.ca_file"
-            text = f"{self._address}: TLS failed: {_told(error)}; {remedy}"
-            raise _NotLetInError(text) from None
+            session.connect(self._broker, self._will(self._number))
+        except OSError as error:
+            self._kicks = 0
+            if not self._version_works and self._broker.protocol == "auto":
+                self._version = "5"
+            hint = " (is this the port for TLS?)" if self._broker.encrypted else ""
+            return f"cannot reach {self._address}: {told(error)}{hint}"
+        return ""
 
-    def _live(self, session: "_Session") -> None:
+    def _live(self, session: Session) -> None:
         """Run the network loop until the connection ends."""
-        patience = time.monotonic() + _PATIENCE_S
+        patience = time.monotonic() + PATIENCE_S
         while not session.ended:
+            if self._closing.is_set() and self._session is None:
+                return  # Before CONNECT goes out, if this was asked for while the socket opened.
             session.step()
             while session.denials:
-                packet, codes = session.denials.popleft()
+                packet, published, answers = session.denials.popleft()
                 with self._lock:  # The ack may come before the publisher noted its packet's id.
                     topics = session.pending.pop(packet, ())
-                for topic, code in zip(topics, codes, strict=False):
-                    self._look_at(session, topic, code)
+                for topic, answer in zip(topics, answers, strict=False):
+                    self._look_at(session, topic, answer, published=published)
             now = time.monotonic()
-            if self._closing.is_set() and (self._session is None or now > self._close_by):
+            if self._closing.is_set() and now > self._close_by:
                 session.end("closed")
             elif session.standing and self._session is None:
                 self._announce(session)
             elif session.answer is None and now > patience:
-                session.end(f"no answer to CONNECT within {_PATIENCE_S:.0f} s")
+                session.end(f"no answer to CONNECT within {PATIENCE_S:.0f} s")
 
-    def _announce(self, session: "_Session") -> None:
+    def _announce(self, session: Session) -> None:
         self._welcome = self._version_works = True
         limit = min(session.packet_limit_bytes, self._broker.packet_limit_bytes)
         session.packet_limit_bytes = limit
+        if limit < LEAST_PACKET_BYTES:
+            raise ConfigError(
+                f"{self._address} takes packets of {limit} bytes at most, "
+                f"{LEAST_PACKET_BYTES} are needed: raise the broker's limit"
+            )
         with self._lock:
             self._largest_packet = max(self._largest_packet, limit)
             self._session = session
@@ -298,45 +238,44 @@ class Transport:
         self.bytes_received += len(payload)
         self._deliver(Received(topic, payload))
 
-    def _look_at(self, session: "_Session", topic: str, code: ReasonCode) -> None:
+    def _look_at(self, session: Session, topic: str, answer: Answer, *, published: bool) -> None:
         """Weigh an answer to a message or a subscription; ConfigError when it will stay a no."""
-        published = code.packetType == PacketTypes.PUBACK
         # 3.1.1 has this one code for every subscription that fails.
-        unspecified = session.version == "3.1.1" and code == _UNSPECIFIED
-        remedy = _NEVER_ALLOWED.get(_NOT_AUTHORIZED if unspecified else code.value)
+        unspecified = session.version == "3.1.1" and answer.code == _UNSPECIFIED
+        remedy = _NEVER_ALLOWED.get(_NOT_AUTHORIZED if unspecified else answer.code)
         if remedy is not None:
             verb = f"{'publish' if published else 'subscribe'} to {topic}"
             who = f"the client {self._client_id}"
-            raise ConfigError(f"{self._address} forbids {who} to {verb} ({code}); {remedy}")
-        if published and code.is_failure:
-            _log.warning("%s did not take a message to %s: %s", self._address, topic, code)
-        elif code.is_failure:
-            session.end(f"the broker did not take the subscription to {topic}: {code}")
+            raise ConfigError(f"{self._address} forbids {who} to {verb} ({answer.text}); {remedy}")
+        if published and answer.is_failure:
+            _log.warning("%s did not take a message to %s: %s", self._address, topic, answer.text)
+        elif answer.is_failure:
+            session.end(f"the broker did not take the subscription to {topic}: {answer.text}")
 
-    def _after(self, session: "_Session") -> float:
+    def _after(self, session: Session) -> float:
         """Draw the lesson from a connection that ended; returns the pause in seconds."""
         answer = session.answer
         if answer is None or not answer.is_failure:
             self._number += 1  # Only a refusal proves that the broker did not take the will.
             text = f"lost {self._address}: {session.reason}"
         else:
-            text = f"{self._address} does not let us in: {answer}"
-        if answer is None or answer == _BAD_VERSION:
+            text = f"{self._address} does not let us in: {answer.text}"
+        if answer is None or answer.code == _BAD_VERSION:
             return self._after_no_answer(session, text)
-        if answer.value in _NEVER_LET_IN:
-            raise _NotLetInError(f"{text}; {_NEVER_LET_IN[answer.value]}")
+        if answer.code in _NEVER_LET_IN:
+            raise NotLetInError(f"{text}; {_NEVER_LET_IN[answer.code]}")
         if not answer.is_failure:
             self._count_kicks(session)
         return self._pause(text)
 
-    def _after_no_answer(self, session: "_Session", text: str) -> float:
+    def _after_no_answer(self, session: Session, text: str) -> float:
         """Our version was refused, or nothing was said: so some brokers meet a strange version."""
-        if session.answer == _BAD_VERSION:
+        if session.answer is not None and session.answer.code == _BAD_VERSION:
             self._version_works = False
             if self._broker.protocol != "auto":
-                raise _NotLetInError(f'{text}; set broker.protocol = "auto"')
+                raise NotLetInError(f'{text}; set broker.protocol = "auto"')
         elif self._broker.encrypted and "certificate" in session.reason.lower():
-            raise _NotLetInError(f"{text}; check broker.cert_file and broker.key_file")
+            raise NotLetInError(f"{text}; check broker.cert_file and broker.key_file")
         if self._broker.protocol != "auto" or self._version_works:
             return self._pause(text)
         if self._version != "5":
@@ -346,7 +285,7 @@ class Transport:
         self._deliver(Disconnected(f"{text}; trying MQTT 3.1.1 now"))
         return 0.0
 
-    def _count_kicks(self, session: "_Session") -> None:
+    def _count_kicks(self, session: Session) -> None:
         """Tell a fight over the client id from a bad link; ConfigError when it is one.
 
         Few brokers say so (Mosquitto 2.0.11 does not, on MQTT 5 neither), most just close: then
@@ -374,195 +313,3 @@ class Transport:
         pause_s = secrets.SystemRandom().uniform(ceiling_s / 2, ceiling_s)
         self._deliver(Disconnected(f"{reason}; next try in {pause_s:.1f} s"))
         return pause_s
-
-
-class _Session:
-    """One connection: a paho client, and what its callbacks saw and wrote down."""
-
-    def __init__(self, client_id: str, version: str, receive: Callable[[str, bytes], None]) -> None:
-        self.version = version
-        self.answer: ReasonCode | None = None
-        """To CONNECT."""
-        self.since = 0.0
-        """When the answer came, monotonic."""
-        self.packet_limit_bytes = 2**28
-        self.ended = False
-        self.reason = ""
-        """Why it ended."""
-        self.taken_over = False
-        self.closed_by_peer = False
-        self.pending: dict[int, Sequence[str]] = {}
-        """The topics that wait for an ack, by packet id."""
-        self.denials: deque[tuple[int, Sequence[ReasonCode]]] = deque()
-        self._exact: set[str] = set()
-        self._receive = receive
-        self._bug: Exception | None = None
-        self._error = ""
-        five = version == "5"
-        self.client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-        )
-        self.client.connect_timeout = _PATIENCE_S
-        self.client.max_inflight_messages = _IN_FLIGHT
-        self.client.on_connect = self._on_connect
-        self.client.on_disconnect = self._on_disconnect
-        self.client.on_message = self._on_message
-        self.client.on_publish = lambda _, __, packet, code, ___: self._on_ack(packet, [code])
-        self.client.on_subscribe = lambda _, __, packet, codes, ___: self._on_ack(packet, codes)
-        self.client.on_log = self._on_log
-        self.client.on_socket_open = _send_at_once
-        # Without this a publishing thread would write to the socket itself while the loop does so
-        # too: paho knows only of loops in threads of its own.
-        self.client.on_socket_register_write = lambda *_: None
-
-    @property
-    def standing(self) -> bool:
-        """Whether the broker let us in and the connection has not ended."""
-        return not self.ended and self.answer is not None and not self.answer.is_failure
-
-    def step(self) -> None:
-        """Let paho read and write once; raises what a callback of ours raised."""
-        try:
-            code = self.client.loop(_STEP_S)
-        except Exception as error:  # noqa: BLE001 (it chokes on some packets; the next client is clean)
-            _log.exception("paho failed")
-            self.end(f"paho failed: {error!r}")
-        else:
-            if code:
-                self.end(self._error or "the connection was closed")
-        if self._bug is not None:
-            raise self._bug
-
-    def end(self, reason: str) -> None:
-        """Note the end and why; only the first time counts, paho tells some ends twice."""
-        if not self.ended:
-            self.ended, self.reason = True, reason
-
-    def cut(self) -> None:
-        """Let go of the socket, and of what the client holds of us, so that both are freed now."""
-        sock = self.client.socket()
-        if sock is not None:
-            with suppress(OSError):
-                sock.close()
-        for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
-            setattr(self.client, f"on_{name}", None)
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> MQTTMessageInfo:
-        info = self.client.publish(topic, payload, qos=1, retain=retain)
-        self.pending[info.mid] = (topic,)
-        return info
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        self._exact.update(topic for topic in topics if not is_wildcard(topic))
-        for part in _parts(topics):
-            options: list[Any] = [(topic, self._options(topic)) for topic in part]
-            _, packet = self.client.subscribe(options)
-            if packet is not None:
-                self.pending[packet] = part
-
-    def unsubscribe(self, topics: Sequence[str]) -> None:
-        self._exact.difference_update(topics)
-        for part in _parts(topics):
-            self.client.unsubscribe(list(part))
-
-    def _options(self, topic: str) -> SubscribeOptions | int:
-        if self.version == "3.1.1":
-            return 1
-        if is_wildcard(topic):
-            return SubscribeOptions(1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        return SubscribeOptions(1)
-
-    def _on_connect(
-        self, _: Client, __: object, ___: object, code: ReasonCode, properties: Properties | None
-    ) -> None:
-        self.answer = code
-        self.since = time.monotonic()
-        limit = getattr(properties, "MaximumPacketSize", self.packet_limit_bytes)
-        self.packet_limit_bytes = limit
-
-    def _on_disconnect(
-        self, _: Client, __: object, flags: DisconnectFlags, code: ReasonCode, ___: object
-    ) -> None:
-        if flags.is_disconnect_packet_from_server:
-            self.taken_over = code == _TAKEN_OVER
-            self.end(f"the broker sent us away: {code}")
-        elif code == _KEEPALIVE:
-            self.end("no sign of life from the broker within the keepalive")
-        else:
-            self.closed_by_peer = True
-            self.end(self._error or "the connection was closed")
-
-    def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
-        try:
-            if message.retain and message.topic not in self._exact:
-                return
-            self._receive(message.topic, bytes(message.payload))
-        except UnicodeDecodeError:
-            _log.warning("dropped a message: its topic is not UTF-8")
-        except Exception as error:  # noqa: BLE001 (through paho it would look like a bad link)
-            self._bug = error
-
-    def _on_ack(self, packet: int, codes: Sequence[ReasonCode]) -> None:
-        # No lock here: paho holds its own, and a publisher takes ours before that one.
-        if any(code.is_failure for code in codes):
-            self.denials.append((packet, codes))
-        else:
-            self.pending.pop(packet, None)
-
-    def _on_log(self, _: Client, __: object, level: int, text: str) -> None:
-        if level == LogLevel.MQTT_LOG_ERR:
-            self._error = text.removeprefix("failed to receive on socket: ")
-
-
-class _NotLetInError(Exception):
-    """The broker is there, our settings do not fit; final unless an earlier connection stood."""
-
-
-def _send_at_once(_: Client, __: object, sock: Any) -> None:  # noqa: ANN401
-    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-
-
-def _parts(topics: Sequence[str]) -> list[Sequence[str]]:
-    return [topics[i : i + _TOPICS_A_PACKET] for i in range(0, len(topics), _TOPICS_A_PACKET)]
-
-
-def _size(event: object) -> int:
-    """What a message costs in memory; 0 for all other events."""
-    if not isinstance(event, Received):
-        return 0
-    return len(event.topic) + len(event.payload) + _EVENT_BYTES
-
-
-def _tls_context(broker: Broker) -> ssl.SSLContext:
-    """Read the files anew for each connection, so that a renewed certificate takes effect."""
-    try:
-        context = ssl.create_default_context(cafile=broker.ca_file)
-    except OSError as error:
-        text = f"broker.ca_file: cannot use {broker.ca_file}: {_told(error)}"
-        raise _NotLetInError(text) from None
-    if broker.cert_file is not None:
-        try:
-            # Without a password of ours, OpenSSL would ask the terminal for an encrypted key's.
-            context.load_cert_chain(broker.cert_file, broker.key_file, password="")
-        except OSError as error:
-            files = f"{broker.cert_file} with {broker.key_file or 'the key in it'}"
-            text = f"broker.cert_file, broker.key_file: cannot use {files}: {_told(error)}"
-            raise _NotLetInError(text) from None
-    return context
-
-
-def _may_pass(error: ssl.SSLError) -> bool:
-    """Whether TLS failed because the road broke, or because our clock is not set yet."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_code == 9  # noqa: PLR2004 (X509_V_ERR_CERT_NOT_YET_VALID)
-    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-
-
-def _told(error: OSError) -> str:
-    """An error of the system in its own words, without its number."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    return error.strerror or str(error) or type(error).__name__

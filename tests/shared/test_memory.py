@@ -3,8 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from shared.events import Connected, Disconnected, Received, Refused
-from shared.memory import Clock, Faults, LinkEvent, MemoryBroker, MemoryTransport, matches
+from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
+from shared.memory import Clock, Faults, MemoryBroker, MemoryTransport, matches
 
 
 class World:

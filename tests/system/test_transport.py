@@ -1,6 +1,7 @@
 """The transport against real brokers, and against fake ones that misbehave on purpose."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -18,8 +19,9 @@ from pydantic import SecretStr
 
 import shared.transport
 from shared.config import Broker
-from shared.events import Connected, Disconnected, Received, Refused
-from shared.transport import Inbox, LinkEvent, Transport
+from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
+from shared.inbox import Inbox
+from shared.transport import Transport
 
 pytestmark = pytest.mark.system
 
@@ -476,14 +478,15 @@ def test_a_failure_within_paho_ends_one_connection_only(
     assert alice.next(Connected).connection == 2
 
 
+@pytest.mark.parametrize("bug", [ZeroDivisionError, OSError])
 def test_a_bug_in_our_own_code_is_delivered_as_refused(
-    broker: RealBroker, caplog: pytest.LogCaptureFixture
+    broker: RealBroker, caplog: pytest.LogCaptureFixture, bug: type[Exception]
 ) -> None:
     events: Inbox[LinkEvent] = Inbox(2**20)
 
     def deliver(event: LinkEvent) -> None:
         if isinstance(event, Received):
-            raise ZeroDivisionError
+            raise bug
         events.put(event)
 
     link = Transport(broker.settings(), "alice", lambda _: ("will", b""), deliver)
@@ -532,7 +535,7 @@ def test_a_broker_that_refuses_version_5_gets_3_1_1_at_once(fake: MakeFake, peer
 def test_a_broker_that_says_nothing_to_version_5_gets_3_1_1_at_once(
     fake: MakeFake, peer: MakePeer, monkeypatch: pytest.MonkeyPatch, *, silent: bool
 ) -> None:
-    monkeypatch.setattr(shared.transport, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(shared.transport, "PATIENCE_S", 0.2)
 
     def script(broker: FakeBroker, connection: socket.socket) -> None:
         if broker.connects[-1] == 4:
@@ -684,6 +687,13 @@ def test_the_limit_of_the_broker_is_announced_and_kept(
     assert not [event for event in alice.seen if isinstance(event, Disconnected)]
 
 
+def test_a_broker_that_takes_next_to_nothing_is_refused(
+    mosquitto: MakeBroker, peer: MakePeer
+) -> None:
+    reason = peer(mosquitto("max_packet_size 1000").settings()).next(Refused).reason
+    assert "packets of 1000 bytes" in reason
+
+
 def test_our_own_limit_is_announced_when_it_is_smaller(
     mosquitto: MakeBroker, peer: MakePeer
 ) -> None:
@@ -719,17 +729,17 @@ def test_the_inbox_is_bounded_in_bytes() -> None:
     assert inbox.get(None) == Received("t", bytes(9_000))
 
 
-def test_a_signal_handler_may_put_while_its_thread_waits() -> None:
+def test_a_signal_handler_may_put_while_its_thread_gets() -> None:
     inbox: Inbox[str] = Inbox(100)
-    before = signal.signal(signal.SIGALRM, lambda *_: inbox.put("rang"))
+    before = signal.signal(signal.SIGUSR1, lambda *_: inbox.put("rang"))
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1)).start()
         assert inbox.get(LONG_S) == "rang"
-        with inbox._filled:  # So it may find the inbox: in the midst of its own thread's get.
-            signal.raise_signal(signal.SIGALRM)
+        with inbox._filled:  # So it may find the inbox, in the midst of its own thread's get.
+            signal.raise_signal(signal.SIGUSR1)
         assert inbox.get(LONG_S) == "rang"
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
 
 
 # Leaving
@@ -751,16 +761,30 @@ def test_the_last_words_are_kept_and_the_will_is_silent(broker: RealBroker, peer
     assert alice.inbox.get(0) is None
 
 
-def test_closing_is_quick_when_the_broker_is_away_or_stuck(
-    mosquitto: MakeBroker, peer: MakePeer
+def test_closing_is_quick_when_the_broker_is_away_or_stuck_or_silent(
+    mosquitto: MakeBroker, fake: MakeFake, peer: MakePeer
 ) -> None:
-    away, stuck = mosquitto(started=False), mosquitto()
-    waiting = peer(away.settings(first_pause_s=30.0, longest_pause_s=30.0))
+    waiting = peer(mosquitto(started=False).settings(first_pause_s=30.0, longest_pause_s=30.0))
     waiting.next(Disconnected)
+
+    stuck = mosquitto()
     frozen = peer(stuck.settings())
     frozen.next(Connected)
     stuck.freeze()
-    for link in (waiting.link, frozen.link, Transport(Broker(), "x", lambda _: ("w", b""), print)):
+    for _ in range(40):  # More than the buffers of both sockets take.
+        frozen.link.publish("flood", bytes(500_000))
+
+    asked: Inbox[str] = Inbox(0)
+
+    def script(broker: FakeBroker, connection: socket.socket) -> None:
+        asked.put("CONNECT")
+        broker.idle(connection)
+
+    unheard = peer(fake(script).settings())
+    assert asked.get(LONG_S) == "CONNECT"
+
+    never_opened = Transport(Broker(), "x", lambda _: ("w", b""), print)
+    for link in (waiting.link, frozen.link, unheard.link, never_opened):
         began = time.monotonic()
         link.close(("will/alice", bytes(500_000)))
         assert time.monotonic() - began < 6

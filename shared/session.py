@@ -1,0 +1,267 @@
+"""One connection to the broker: a paho client, and what its callbacks saw.
+
+The only file that imports paho.
+
+Callbacks write down and enqueue, nothing else; paho's loop runs in the thread that calls `step`.
+"""
+
+import logging
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from socket import IPPROTO_TCP, TCP_NODELAY
+from typing import Any
+
+from paho.mqtt.client import Client, DisconnectFlags, MQTTMessage, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from shared.config import Broker
+from shared.topics import is_wildcard
+
+_log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+"""For TCP, for TLS and for the answer to CONNECT; 2G takes several of them."""
+STEP_S = 1.0
+"""Longest sleep of the loop, which watches keepalive and patience; sending wakes it."""
+
+_IN_FLIGHT = 20  # messages on their way without an ack; the rest waits in paho
+_TOPICS_A_PACKET = 8  # in one SUBSCRIBE: the smallest cap that a hosted broker sets
+_KEEPALIVE, _TAKEN_OVER = 0x8D, 0x8E
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the broker said to CONNECT, PUBLISH or SUBSCRIBE; paho translates the codes of 3.1.1."""
+
+    code: int
+    """As in MQTT 5."""
+    text: str
+    is_failure: bool
+
+
+class NotLetInError(Exception):
+    """The broker is there, our settings do not fit; final unless an earlier connection stood."""
+
+
+class Session:
+    """One connection: a paho client, and what its callbacks saw and wrote down."""
+
+    def __init__(self, client_id: str, version: str, receive: Callable[[str, bytes], None]) -> None:
+        self.version = version
+        self.answer: Answer | None = None
+        """To CONNECT."""
+        self.since = 0.0
+        """When the answer came, monotonic."""
+        self.packet_limit_bytes = 2**28
+        self.ended = False
+        self.reason = ""
+        """Why it ended."""
+        self.taken_over = False
+        self.closed_by_peer = False
+        self.pending: dict[int, Sequence[str]] = {}
+        """The topics that wait for an ack, by packet id."""
+        self.denials: deque[tuple[int, bool, Sequence[Answer]]] = deque()
+        """Packet id, whether it was a publication, and what was said to it."""
+        self._exact: set[str] = set()
+        self._receive = receive
+        self._bug: Exception | None = None
+        self._error = ""
+        five = version == "5"
+        self.client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        self.client.connect_timeout = PATIENCE_S
+        self.client.max_inflight_messages = _IN_FLIGHT
+        self.client.on_connect = self._on_connect
+        self.client.on_disconnect = self._on_disconnect
+        self.client.on_message = self._on_message
+        self.client.on_publish = lambda _, __, packet, code, ___: self._on_ack(
+            packet, [code], published=True
+        )
+        self.client.on_subscribe = lambda _, __, packet, codes, ___: self._on_ack(
+            packet, codes, published=False
+        )
+        self.client.on_log = self._on_log
+        self.client.on_socket_open = _send_at_once
+        # Without this a publishing thread would write to the socket itself while the loop does so
+        # too: paho knows only of loops in threads of its own.
+        self.client.on_socket_register_write = lambda *_: None
+
+    def connect(self, broker: Broker, will: tuple[str, bytes]) -> None:
+        """Open the socket and queue CONNECT; OSError when there is no road, else NotLetInError."""
+        if broker.username is not None:
+            password = None if broker.password is None else broker.password.get_secret_value()
+            self.client.username_pw_set(broker.username, password)
+        if broker.encrypted:
+            self.client.tls_set_context(_tls_context(broker))
+        topic, payload = will
+        self.client.will_set(topic, payload, qos=1, retain=True)
+        try:
+            self.client.connect(broker.host, broker.port, broker.keepalive_s)
+        except UnicodeError:
+            raise NotLetInError(f"broker.host: {broker.host} is no name of a host") from None
+        except ssl.SSLError as error:
+            if _may_pass(error):
+                raise
+            remedy = "check broker.host, broker.port, broker.ca_file"
+            text = f"{broker.host}:{broker.port}: TLS failed: {told(error)}; {remedy}"
+            raise NotLetInError(text) from None
+
+    def disconnect(self) -> None:
+        """Queue DISCONNECT; the end comes when it went out."""
+        self.client.disconnect()
+
+    @property
+    def standing(self) -> bool:
+        """Whether the broker let us in and the connection has not ended."""
+        return not self.ended and self.answer is not None and not self.answer.is_failure
+
+    def step(self) -> None:
+        """Let paho read and write once; raises what a callback of ours raised."""
+        try:
+            code = self.client.loop(STEP_S)
+        except Exception as error:  # noqa: BLE001 (it chokes on some packets; the next client is clean)
+            _log.exception("paho failed")
+            self.end(f"paho failed: {error!r}")
+        else:
+            if code:
+                self.end(self._error or "the connection was closed")
+        if self._bug is not None:
+            raise self._bug
+
+    def end(self, reason: str) -> None:
+        """Note the end and why; only the first time counts, paho tells some ends twice."""
+        if not self.ended:
+            self.ended, self.reason = True, reason
+
+    def cut(self) -> None:
+        """Let go of the socket, and of what the client holds of us, so that both are freed now."""
+        sock = self.client.socket()
+        if sock is not None:
+            with suppress(OSError):
+                sock.close()
+        for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
+            setattr(self.client, f"on_{name}", None)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> MQTTMessageInfo:
+        """Hand over a message at QoS 1."""
+        info = self.client.publish(topic, payload, qos=1, retain=retain)
+        self.pending[info.mid] = (topic,)
+        return info
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Ask for topics at QoS 1; what is retained comes for exact ones only."""
+        self._exact.update(topic for topic in topics if not is_wildcard(topic))
+        for part in _parts(topics):
+            options: list[Any] = [(topic, self._options(topic)) for topic in part]
+            _, packet = self.client.subscribe(options)
+            if packet is not None:
+                self.pending[packet] = part
+
+    def unsubscribe(self, topics: Sequence[str]) -> None:
+        """Ask for topics no longer."""
+        self._exact.difference_update(topics)
+        for part in _parts(topics):
+            self.client.unsubscribe(list(part))
+
+    def _options(self, topic: str) -> SubscribeOptions | int:
+        if self.version == "3.1.1":
+            return 1
+        if is_wildcard(topic):
+            return SubscribeOptions(1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        return SubscribeOptions(1)
+
+    def _on_connect(
+        self, _: Client, __: object, ___: object, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        self.answer = _answer(code)
+        self.since = time.monotonic()
+        limit = getattr(properties, "MaximumPacketSize", self.packet_limit_bytes)
+        self.packet_limit_bytes = limit
+
+    def _on_disconnect(
+        self, _: Client, __: object, flags: DisconnectFlags, code: ReasonCode, ___: object
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self.taken_over = code == _TAKEN_OVER
+            self.end(f"the broker sent us away: {code}")
+        elif code == _KEEPALIVE:
+            self.end("no sign of life from the broker within the keepalive")
+        else:
+            self.closed_by_peer = True
+            self.end(self._error or "the connection was closed")
+
+    def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
+        try:
+            if message.retain and message.topic not in self._exact:
+                return
+            self._receive(message.topic, bytes(message.payload))
+        except UnicodeDecodeError:
+            _log.warning("dropped a message: its topic is not UTF-8")
+        except Exception as error:  # noqa: BLE001 (through paho it would look like a bad link)
+            self._bug = error
+
+    def _on_ack(self, packet: int, codes: Sequence[ReasonCode], *, published: bool) -> None:
+        # No lock here: paho holds its own, and a publisher takes ours before that one.
+        if any(code.is_failure for code in codes):
+            self.denials.append((packet, published, [_answer(code) for code in codes]))
+        else:
+            self.pending.pop(packet, None)
+
+    def _on_log(self, _: Client, __: object, level: int, text: str) -> None:
+        if level == LogLevel.MQTT_LOG_ERR:
+            self._error = text.removeprefix("failed to receive on socket: ")
+
+
+def _answer(code: ReasonCode) -> Answer:
+    return Answer(code.value, str(code), code.is_failure)
+
+
+def _send_at_once(_: Client, __: object, sock: Any) -> None:  # noqa: ANN401
+    sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+
+
+def _parts(topics: Sequence[str]) -> list[Sequence[str]]:
+    return [topics[i : i + _TOPICS_A_PACKET] for i in range(0, len(topics), _TOPICS_A_PACKET)]
+
+
+def _tls_context(broker: Broker) -> ssl.SSLContext:
+    """Read the files anew for each connection, so that a renewed certificate takes effect."""
+    try:
+        context = ssl.create_default_context(cafile=broker.ca_file)
+    except OSError as error:
+        text = f"broker.ca_file: cannot use {broker.ca_file}: {told(error)}"
+        raise NotLetInError(text) from None
+    if broker.cert_file is not None:
+        try:
+            # Without a password of ours, OpenSSL would ask the terminal for an encrypted key's.
+            context.load_cert_chain(broker.cert_file, broker.key_file, password="")
+        except OSError as error:
+            files = f"{broker.cert_file} with {broker.key_file or 'the key in it'}"
+            text = f"broker.cert_file, broker.key_file: cannot use {files}: {told(error)}"
+            raise NotLetInError(text) from None
+    return context
+
+
+def _may_pass(error: ssl.SSLError) -> bool:
+    """Whether TLS failed because the road broke, or because our clock is not set yet."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_code == 9  # noqa: PLR2004 (X509_V_ERR_CERT_NOT_YET_VALID)
+    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
+def told(error: OSError) -> str:
+    """An error of the system in its own words, without its number."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return error.strerror or str(error) or type(error).__name__
