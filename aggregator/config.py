@@ -38,10 +38,14 @@ class Rounds(Settings):
         for name in ("goal", "count"):
             value = getattr(self, name)
             if value is not None and value < self.min_updates:
-                raise ValueError(f"{name} = {value} is below min_updates = {self.min_updates}")
+                raise ValueError(
+                    f"{name} = {value} is below min_updates = {self.min_updates}: "
+                    "raise the first or lower the second"
+                )
         if self.min_nodes < self.min_updates:
             raise ValueError(
-                f"min_nodes = {self.min_nodes} is below min_updates = {self.min_updates}"
+                f"min_nodes = {self.min_nodes} is below min_updates = {self.min_updates}: "
+                "raise the first or lower the second"
             )
         return self
 
@@ -122,7 +126,13 @@ class Config(Settings):
     limits: Limits = Limits()
 
     @model_validator(mode="after")
-    def _room_for_packets(self) -> Self:
+    def _fits_together(self) -> Self:
+        if self.limits.max_nodes < self.rounds.min_nodes:
+            raise ValueError(
+                f"limits.max_nodes = {self.limits.max_nodes} is below "
+                f"rounds.min_nodes = {self.rounds.min_nodes}: no window would ever open; "
+                "raise the first or lower the second"
+            )
         if self.limits.inbox_bytes < 2 * self.broker.packet_limit_bytes:
             raise ValueError(
                 f"limits.inbox_bytes = {self.limits.inbox_bytes} holds less than two packets of "

@@ -81,8 +81,8 @@ class _Open:
     bystanders: set[str]
     """Who was there when the cohort was drawn, and was not asked; anybody else who is here now
     came late."""
-    refused: set[str] = field(default_factory=set)
-    """Whose update for this round was refused: they make no other one."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Whose update for this round was refused, and why: they make no other one."""
 
 
 @dataclass(slots=True)
@@ -145,6 +145,8 @@ class Coordinator:
 
     def next_deadline(self) -> float | None:
         """When the machine wants a Tick, on the clock that `now` comes from."""
+        if self._over:
+            return None
         times = [self._bulletin.next_deadline()]
         if self._offline_since is None:
             times.append(self._roster.next_deadline())
@@ -320,7 +322,7 @@ class Coordinator:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])
             if self._window is not None and self._is_its_own(reply.node, reply.refused):
-                self._window.refused.add(reply.node)
+                self._window.refused[reply.node] = reply.receipt.reason
             self._tally.refused += 1
             if self._tally.refused <= REFUSALS_RECORDED:
                 effects.append(
@@ -403,15 +405,24 @@ class Coordinator:
         if in_hand >= least:
             return self._flush(window, "deadline", now)
         self._window = None
+        self._bulletin.changed()
         reason = f"{in_hand} updates at the deadline, min_updates = {least}"
         return [
             self._record(
                 "carried_over",
                 in_hand=sorted(self._intake.in_hand),
-                missing=self._roster.reasons(missing),
+                missing=self._missing(window),
                 reason=reason,
             )
         ]
+
+    def _missing(self, window: _Open) -> dict[str, str]:
+        """Who was asked and has nothing in hand, and why."""
+        missing = self._roster.reasons(window.asked - set(self._intake.in_hand))
+        refused = window.refused.items()
+        return missing | {
+            node: f"refused: {reason}"[:200] for node, reason in refused if node in missing
+        }
 
     def _may_deliver(self, node: str, window: _Open) -> bool:
         """Whether an update of this member can still be expected in this window."""
@@ -422,7 +433,7 @@ class Coordinator:
     def _flush(self, window: _Open, why: str, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""
         counted = [one for _, one in sorted(self._intake.in_hand.items())]
-        missing = self._roster.reasons(window.asked - set(self._intake.in_hand))
+        missing = self._missing(window)
         version = self._release.version + 1
         self._optimizer_state, step = self._optimizer.apply(
             self._optimizer_state, rules.mean(self._intake.sum)
@@ -568,7 +579,7 @@ class Coordinator:
                 round=self._round,
                 expected=window.goal,
                 arrived=tuple(sorted(self._intake.in_hand)),
-                missing=self._roster.reasons(window.asked - set(self._intake.in_hand)),
+                missing=self._missing(window),
                 closes_in_s=max(0.0, window.deadline_at - now),
             )
         present, needed = len(self._roster.present(self.config.task)), self.config.rounds.min_nodes

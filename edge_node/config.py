@@ -23,7 +23,7 @@ class Shard(Settings):
     @model_validator(mode="after")
     def _within(self) -> Self:
         if self.index >= self.of:
-            raise ValueError(f"index = {self.index} is not below of = {self.of}")
+            raise ValueError(f"index = {self.index} is not below of = {self.of}: count from 0")
         return self
 
 
@@ -53,7 +53,9 @@ class Config(Settings):
     shard: Shard = Shard()
 
     @model_validator(mode="after")
-    def _room_for_packets(self) -> Self:
+    def _fits_together(self) -> Self:
+        if self.longest_pause_s < self.offer_pause_s:
+            raise ValueError("longest_pause_s must not be less than offer_pause_s")
         if self.inbox_bytes < 2 * self.broker.packet_limit_bytes:
             raise ValueError(
                 f"inbox_bytes = {self.inbox_bytes} holds less than two packets of "

@@ -72,8 +72,7 @@ def demo(
     from shared import tasks
 
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    _interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     results.writable(out)
     chosen = task or "mnist"
     try:
@@ -94,9 +93,10 @@ def demo(
         console.print("interrupted: everything that was started is stopped")
         raise typer.Exit(INTERRUPTED) from None
     accuracy = summary["final_test_accuracy"]
+    score = "unknown" if accuracy is None else f"{accuracy:.2%}"
     console.print(
         f"\n{rounds} rounds, {nodes} nodes, accuracy on the test set "
-        f"[bold]{accuracy:.2%}[/bold]\nmodel   {summary['model_sha256']}\n"
+        f"[bold]{score}[/bold]\nmodel   {summary['model_sha256']}\n"
         f"ledger  {summary['ledger_sha256']}\n"
         f"{out}/: summary.json, journal.jsonl, model.safetensors, curve.png",
         highlight=False,
@@ -191,5 +191,14 @@ def predict(
     Console().print(table)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt_on(*numbers: signal.Signals) -> None:
+    """Let the first of these signals end the command; those after it must not disturb the end."""
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or the background of a script
+            signal.signal(number, interrupt)

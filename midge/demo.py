@@ -6,7 +6,7 @@ simulation, so both have the same ledger and the same model.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from midge.view import View
 from midge.watch import Watch
 from shared import codec, tasks
 from shared.config import Broker, as_environment
-from shared.events import Connected, Disconnected, Received, Refused
+from shared.errors import ConfigError
+from shared.events import Connected, LinkEvent, Received
 from shared.memory import MemoryTransport
+from shared.messages import NodeState
 from shared.topics import Topics
 
 RUN = "demo"
@@ -118,6 +120,7 @@ def run(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
                     dropping.entry(entry)
                 view.show(watch)
                 processes.check()
+                _check(watch.nodes.values(), recipe)
     return _summary(recipe, config)
 
 
@@ -129,19 +132,32 @@ def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
     shards = {name: shard(node, task) for name, node in nodes.items()}
     federation = Federation(config, nodes, task, shards, task.load("test", recipe.data_dir))
     dropping = _DropOne(recipe, federation.kill_node, federation.start_node, view.say)
+    topics = Topics(RUN)
+    states: dict[str, NodeState] = {}
 
-    def look(event: Connected | Disconnected | Received | Refused) -> None:
+    def look(event: LinkEvent) -> None:
         if isinstance(event, Connected):
-            watch.subscribe([Topics(RUN).events])
-        elif isinstance(event, Received):
+            watch.subscribe([topics.events, *map(topics.state, recipe.node_names())])
+        elif isinstance(event, Received) and event.topic == topics.events:
             entry = codec.read_json(event.payload)
             view.entry(entry)
             dropping.entry(entry)
+        elif isinstance(event, Received):
+            states[event.topic] = codec.decode_json(NodeState, event.payload)
+            _check(states.values(), recipe)
 
     watch = MemoryTransport(federation.broker, "watch", lambda _: ("midge/watch", b""), look)
     watch.open()
     federation.run()
+    federation.clock.run_until(federation.clock.now)  # what was said last is still on its way
     return _summary(recipe, config)
+
+
+def _check(states: Collection[NodeState], recipe: Recipe) -> None:
+    """ConfigError when not one node can train: the run would never end."""
+    notes = {state.note for state in states if state.doing == "declined"}
+    if len(states) == recipe.nodes and all(state.doing == "declined" for state in states):
+        raise ConfigError(f"no node can train: {'; '.join(sorted(notes))}")
 
 
 def _summary(recipe: Recipe, config: AggregatorConfig) -> dict[str, Any]:

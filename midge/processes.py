@@ -3,9 +3,11 @@ started them.
 """
 
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,14 +39,15 @@ class Processes:
         goodbye.
         """
         first, *others = self._running.values() if self._running else (None,)
-        _end(others)
-        _end([first] if first is not None else [])
+        with _undisturbed():
+            _end(others)
+            _end([first] if first is not None else [])
 
     def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
         """Start a process in a session of its own, so that Ctrl-C reaches it through us only."""
-        with (self._folder / f"{name}.log").open("ab") as log:
+        with (self._folder / f"{name}.log").open("ab") as log, _undisturbed():
             self._running[name] = subprocess.Popen(
                 command,
                 env={**os.environ, **(environment or {})},
@@ -56,9 +59,10 @@ class Processes:
 
     def kill(self, name: str) -> None:
         """End a process without a word, as a power cut does."""
-        process = self._running.pop(name)
-        process.kill()
-        process.wait()
+        with _undisturbed():
+            process = self._running.pop(name)
+            process.kill()
+            process.wait()
 
     def running(self, name: str) -> bool:
         """True while the process lives."""
@@ -74,6 +78,24 @@ class Processes:
         """The last line that a process wrote."""
         lines = (self._folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else "without a word"
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait for the end of the block: within it they could leave a process behind."""
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)
 
 
 def _end(processes: Iterable["subprocess.Popen[bytes]"]) -> None:

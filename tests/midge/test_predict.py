@@ -40,7 +40,7 @@ def test_dark_ink_on_paper_becomes_light_on_dark(tmp_path: Path) -> None:
 
 def test_a_photo_is_cropped_scaled_and_centred(tmp_path: Path) -> None:
     pixels = predict.prepare(seven(tmp_path / "a.png", (640, 480), 30, 230), PICTURE)
-    rows, columns = np.nonzero(pixels > 100)
+    rows, _ = np.nonzero(pixels > 100)
     assert pixels.shape == (28, 28)
     assert 18 <= rows.max() - rows.min() + 1 <= 20
     mass = pixels.astype(np.float64)

@@ -1,0 +1,399 @@
+"""The two machines on their stages: the words of the transcripts to events, effects to lines."""
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator import events as agg
+from aggregator import release
+from aggregator.config import Config as AggregatorConfig
+from aggregator.coordinator import Coordinator
+from edge_node import events as node
+from edge_node.agent import Agent
+from edge_node.config import Config as NodeConfig
+from shared import chunks, codec
+from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
+from shared.messages import AggregatorState, Chunk, Manifest, NodeState, Offer, Plan, Receipt
+from shared.params import Params, Spec
+from shared.topics import Topics
+
+TOPICS = Topics("r")
+SPEC = Spec((("w", (2,)),))
+IDS = {"one": 16 * "1", "two": 16 * "2", "older": 16 * "0", "us": 16 * "a", "newer": 16 * "b"}
+Words = Mapping[str, str]
+_WORD = re.compile(r"[a-z_.]+=")
+
+
+class Even(np.random.Generator):
+    """No jitter, so that transcripts have round times."""
+
+    def uniform(self, *_: object, **__: object) -> float:  # type: ignore[override]
+        return 1.0
+
+
+class Stage:
+    """A machine, its alarm, and a disk that holds what was saved last."""
+
+    machine: Any = None
+    disk: Any = None
+    settings: Any = None
+
+    def play(self, line: str) -> list[str]:
+        """Perform one command; gives the effects, one a line."""
+        time, name, *rest = shlex.split(line)
+        now, words = float(time), dict(word.split("=", 1) for word in rest if _WORD.match(word))
+        lines = self._ring(now)
+        event = self.event(name, [word for word in rest if not _WORD.match(word)], words, now)
+        return lines + (self._feed(event, now) if event else [])
+
+    def event(self, name: str, plain: list[str], words: Words, now: float) -> Any:  # noqa: ANN401
+        """The event that a command stands for; the words of both stages are here."""
+        match name, plain:
+            case "wait", []:
+                return None
+            case "connected", [number]:
+                return Connected(int(number), int(words.get("packet", 2**20)))
+            case "disconnected", []:
+                return Disconnected("link lost")
+            case "forbidden", [reason]:
+                return Refused(reason)
+            case "stopping", []:
+                return Stopping()
+            case "bytes", [topic, text]:
+                return Received(f"midge/v1/r/{topic}", text.encode())
+        raise ValueError(f"no such command: {name} {plain} at {now}")
+
+    def tell(self, effect: Any) -> str:  # noqa: ANN401
+        """An effect in one line; empty for what transcripts leave out."""
+        match effect:
+            case agg.Subscribe(topics) | node.Subscribe(topics):
+                return f"subscribe {_short(topics)}"
+            case node.Unsubscribe(topics):
+                return f"unsubscribe {_short(topics)}"
+            case agg.Stop(failure) | node.Stop(failure):
+                return f"stop: {failure}" if failure else "stop"
+            case agg.Publish(topic, payload) | node.Publish(topic, payload):
+                what = _message(topic, payload)
+                return f"publish {_short([topic])} {what}" if what else ""
+        raise ValueError(effect)
+
+    def _feed(self, event: Any, now: float) -> list[str]:  # noqa: ANN401
+        return [line for effect in self.machine.handle(event, now) if (line := self.tell(effect))]
+
+    def _ring(self, until: float) -> list[str]:
+        lines: list[str] = []
+        while self.machine and (at := self.machine.next_deadline()) is not None and at <= until:
+            told = self._feed(Tick(), at)
+            lines += [f"at {at:g}", *told] if told else []
+            assert (self.machine.next_deadline() or at + 1) > at, "the alarm rings for ever"
+        return lines
+
+
+class AggregatorStage(Stage):
+    """The coordinator, among nodes that are made of commands."""
+
+    def __init__(self) -> None:
+        self.models = {0: _params(0, 0)}
+        self.disk = agg.Checkpoint("r", 0, 0, IDS["us"], 0, (), 0, 0, self.models[0])
+        self.sent: dict[tuple[str, str], tuple[bytes, int]] = {}
+        self.board = self.published = b""
+
+    def event(self, name: str, plain: list[str], words: Words, now: float) -> Any:  # noqa: ANN401
+        match name, plain:
+            case "start" | "restart", []:
+                if name == "start":
+                    made = _settings({"run": "r", "task": "null", "evaluate": "false", **words})
+                    self.settings = AggregatorConfig.model_validate_json(made)
+                self.machine = Coordinator(self.settings, self.disk, now)
+            case "begin", [names]:
+                steps = ["start", "connected 1", *(f"birth {name}" for name in names.split(","))]
+                options = " ".join(f"{key}={value}" for key, value in words.items())
+                for step in steps:
+                    self.play(f"{now} {step} {options if step == 'start' else ''}")
+            case "look", []:
+                pass
+            case "evaluated", [version]:
+                return agg.Evaluated(int(version), 0.9, 0.1)
+            case "unscored", [version, reason]:
+                return agg.EvaluationFailed(int(version), reason)
+            case "birth" | "death", [of]:
+                return Received(TOPICS.state(of), _state(alive=name == "birth", words=words))
+            case "offer", [of, counter]:
+                return Received(TOPICS.offer(of), codec.encode(self._offer(of, counter, words)))
+            case "chunk", [of, counter, index]:
+                body, size = self.sent[of, counter]
+                chunk = chunks.cut(body, int(counter), int(index), size)
+                return Received(TOPICS.update(of, int(index)), codec.encode(chunk))
+            case "manifest", [version]:
+                return Received(TOPICS.manifest, codec.encode(_manifest(int(version), words)))
+            case "echo", []:
+                return Received(TOPICS.manifest, self.published)
+            case _:
+                return super().event(name, plain, words, now)
+        return None
+
+    def play(self, line: str) -> list[str]:
+        lines = super().play(line)
+        match shlex.split(line)[1]:
+            case "begin":
+                return ["...", _message(TOPICS.manifest, self.published)]
+            case "look":
+                return lines + _board(self.board)
+        return lines
+
+    def tell(self, effect: Any) -> str:  # noqa: ANN401
+        match effect:
+            case agg.Publish(TOPICS.aggregator_state, payload):
+                self.board = payload
+                return ""
+            case agg.Publish(TOPICS.manifest, payload):
+                self.published = payload
+            case agg.Save(saved):
+                self.disk, self.models[saved.version] = saved, saved.params
+                asked = f"asked {_names(saved.asked)}" if saved.asked else "no window"
+                earlier = set(saved.entitled) - set(saved.asked)
+                return (
+                    f"save v{saved.version} ({_values(saved.params)}) round {saved.round} "
+                    f"term {saved.term} {asked}"
+                    + (f", before {_names(earlier)}" if earlier else "")
+                )
+            case agg.Record(entry):
+                return _record(entry)
+            case agg.Evaluate(version):
+                return f"evaluate v{version}"
+        return super().tell(effect)
+
+    def _offer(self, of: str, counter: str, words: Words) -> Offer:
+        on = int(words.get("on", 0))
+        body = np.array(words.get("delta", "1,1").split(","), "<f4").tobytes()
+        size = int(words.get("chunk", 1024))
+        self.sent[of, counter] = body, size
+        return Offer(
+            state_id=IDS[words.get("disk", "one")],
+            counter=int(counter),
+            base_version=on,
+            base=bytes(32) if words.get("base") == "foreign" else self.models[on].digest,
+            spec=bytes(32) if words.get("shapes") == "wrong" else SPEC.digest,
+            round=int(words.get("round", on + 1)),
+            size=len(body),
+            chunk_bytes=size,
+            digest=hashlib.sha256(body).digest(),
+            compression=words.get("compression", "none"),
+            samples=int(words.get("samples", 1)),
+            metrics={},
+            body=None if "chunk" in words else body,
+        )
+
+
+class NodeStage(Stage):
+    """The agent of node `a`, and commands for what the aggregator sends."""
+
+    def __init__(self) -> None:
+        self.disk = node.Memory(IDS["one"])
+        self.chunk_bytes = 1024
+
+    def event(self, name: str, plain: list[str], words: Words, now: float) -> Any:  # noqa: ANN401
+        match name, plain:
+            case "start" | "restart", []:
+                if name == "start":
+                    made = _settings({"run": "r", "task": "null", "name": "a", **words})
+                    self.settings = NodeConfig.model_validate_json(made)
+                self.disk = replace(self.disk, boot=self.disk.boot + 1)
+                self.machine = Agent(self.settings, self.disk, Even(np.random.PCG64()))
+                return None
+            case "trained", [round_]:
+                values = np.array(words.get("delta", "1,1").split(","), np.float32)
+                return node.Trained(int(round_), Params(SPEC, values), 10, {})
+            case "failed", [round_, reason]:
+                return node.TrainingFailed(int(round_), reason)
+            case "manifest", [version]:
+                manifest = _manifest(int(version), words)
+                self.chunk_bytes = manifest.chunk_bytes
+                return Received(TOPICS.manifest, codec.encode(manifest))
+            case "chunk", [slot, version, index]:
+                body = _release(int(version)).body
+                body = body[:-1] + b"?" if words.get("corrupt") else body
+                chunk = chunks.cut(body, int(version), int(index), self.chunk_bytes)
+                return Received(TOPICS.model_chunk(int(slot), int(index)), codec.encode(chunk))
+            case "death", []:
+                return Received(TOPICS.state("a"), _state(alive=False, words=words))
+            case "unreadable", [reason]:
+                return _receipt("unreadable", None, reason=reason)
+            case "want", [counter, *missing]:
+                bitmap = chunks.to_bitmap([int(index) for index in missing])
+                return _receipt("want", int(counter), missing=bitmap)
+            case "counted", [counter, version]:
+                return _receipt("settled", int(counter), version=int(version))
+            case "refused", [counter, reason]:
+                return _receipt("settled", int(counter), reason=reason)
+        return super().event(name, plain, words, now)
+
+    def tell(self, effect: Any) -> str:  # noqa: ANN401
+        match effect:
+            case node.Train(round_, base):
+                return f"train for round {round_} from ({_values(base)})"
+            case node.StopTraining():
+                return "stop training"
+            case node.Keep(memory):
+                self.disk = memory
+                term, round_ = memory.trained
+                held = f"update {memory.entry.counter}" if memory.entry else "no update"
+                return f"keep {held}, follows term {memory.term}, trained for {term}.{round_}"
+            case node.Log(_, text):
+                return f"log {text}"
+        return super().tell(effect)
+
+
+@pytest.fixture
+def stages() -> dict[str, Callable[[], Stage]]:
+    return {"aggregator": AggregatorStage, "node": NodeStage}
+
+
+# Making messages
+
+
+def _params(*values: float) -> Params:
+    return Params(SPEC, np.array(values, np.float32))
+
+
+def _release(version: int) -> release.Release:
+    return release.make(version, _params(version, version), {})
+
+
+def _manifest(version: int, words: Words) -> Manifest:
+    cohort = tuple(words["asks"].split(",")) if "asks" in words else ()
+    task, packing = words.get("task", "null"), words.get("compression", "none")
+    return release.manifest(
+        _release(version),
+        run="r",
+        round_=int(words.get("round", version + 1)),
+        term=int(words.get("term", 1)),
+        owner=IDS[words.get("owner", "us")],
+        boot=int(words.get("boot", 1)),
+        connection=int(words.get("connection", 1)),
+        slot=version % 3,
+        chunk_bytes=int(words.get("chunk", 1024)),
+        plan=Plan(task, 0, 1, 0, 0.1, 0.0, packing, cohort, 60.0),
+    )
+
+
+def _state(*, alive: bool, words: Words) -> bytes:
+    state = NodeState(
+        alive=alive,
+        state_id=IDS[words.get("disk", "one")],
+        boot=int(words.get("boot", 1)),
+        connection=int(words.get("connection", 1)),
+        doing=words.get("doing", "idle" if alive else "offline"),
+        task=words.get("task", "null"),
+        note=words.get("note", ""),
+    )
+    return codec.encode_json(state)
+
+
+def _receipt(kind: Any, counter: int | None, **rest: Any) -> Received:  # noqa: ANN401
+    state_id = None if counter is None else IDS["one"]
+    receipt = Receipt(kind, state_id, counter, **rest)
+    return Received(TOPICS.receipt("a"), codec.encode(receipt))
+
+
+def _settings(words: Words) -> str:
+    """`rounds.min_nodes=3` is the setting `min_nodes` of the section `rounds`."""
+    made: dict[str, Any] = {}
+    for key, text in words.items():
+        plain = text in ("true", "false") or text.replace(".", "").isdecimal()
+        value = json.loads(text) if plain else text
+        section, _, name = key.rpartition(".")
+        (made.setdefault(section, {}) if section else made)[name] = value
+    return json.dumps(made)
+
+
+# Telling messages
+
+
+def _short(topics: Iterable[str]) -> str:
+    return " ".join(topic.removeprefix("midge/v1/r/") for topic in topics)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ",".join(sorted(names)) or "nobody"
+
+
+def _values(params: Params) -> str:
+    return " ".join(f"{value:g}" for value in params.flat)
+
+
+def _reasons(missing: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in missing.items()) or "nobody"
+
+
+def _message(topic: str, payload: bytes) -> str:
+    """One message in a few words."""
+    match topic.removeprefix("midge/v1/r/").split("/"):
+        case ["down", "model"]:
+            one = codec.decode(Manifest, payload)
+            return f"v{one.version} round {one.round} term {one.term} asks {_names(one.plan.cohort)}"
+        case ["down", "model", *_] | ["up", _, "update", _]:
+            chunk = codec.decode(Chunk, payload)
+            return f"chunk {chunk.index + 1} of {chunk.count} of {chunk.of}"
+        case ["down", "receipt", _]:
+            return _told(codec.decode(Receipt, payload))
+        case ["up", _, "offer"]:
+            offer = codec.decode(Offer, payload)
+            body = "inside" if offer.body is not None else "to be wanted"
+            return f"update {offer.counter} on v{offer.base_version}, {offer.size} bytes {body}"
+        case ["up", _, "state"]:
+            state = codec.decode_json(NodeState, payload)
+            note = f" ({state.note})" if state.note else ""
+            held = "no model" if state.version is None else f"v{state.version}"
+            return f"alive {state.boot}.{state.connection} {state.doing}{note}, holds {held}"
+    return ""
+
+
+def _told(receipt: Receipt) -> str:
+    if receipt.kind == "unreadable":
+        return f"unreadable: {receipt.reason}"
+    if receipt.kind == "want":
+        missing = chunks.from_bitmap(receipt.missing, 64)
+        return f"want {receipt.counter}: " + (" ".join(map(str, missing)) or "all is here")
+    how = f"counted in v{receipt.version}" if receipt.version else f"refused: {receipt.reason}"
+    return f"settled {receipt.counter} {how}"
+
+
+def _record(entry: Mapping[str, Any]) -> str:
+    match entry["event"]:
+        case "version":
+            counted = " ".join(f"{one['node']}*{one['weight']}" for one in entry["counted"])
+            return (
+                f"record version {entry['version']} closed by {entry['closed_by']}: {counted}; "
+                f"without {_reasons(entry['missing'])}"
+            )
+        case "round":
+            carried = f", carried {_names(entry['carried'])}" if entry["carried"] else ""
+            return f"record round {entry['round']}, cohort {_names(entry['cohort'])}{carried}"
+        case "carried_over":
+            return f"record carried over {_names(entry['in_hand'])}: {entry['reason']}"
+    told = [
+        f"{key} {entry[key]}"
+        for key in ("node", "place_of", "boot", "update", "reason", "test_accuracy")
+        if key in entry
+    ]
+    return f"record {entry['event']} {', '.join(told)}".strip()
+
+
+def _board(payload: bytes) -> list[str]:
+    """What people see."""
+    state = codec.decode_json(AggregatorState, payload)
+    lines = [f"{state.doing}, v{state.version}, round {state.round}"]
+    if state.window is not None:
+        window = state.window
+        lines.append(f"{_names(window.arrived)} of {window.expected} here")
+        lines.append(f"missing {_reasons(window.missing)}")
+        lines.append(f"closes in {window.closes_in_s:g} s")
+    return lines
