@@ -2,6 +2,7 @@
 one is used.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class _Stored:
     optimizer: Mapping[str, bytes]
     settled: Mapping[str, Verdict]
     ledger: bytes
+    closed: str
+    """JSON."""
 
 
 def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -59,6 +62,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
         },
         settled=checkpoint.settled,
         ledger=checkpoint.ledger,
+        closed=json.dumps(dict(checkpoint.closed)),
     )
     path = directory / f"checkpoint-{checkpoint.version:08d}"
     disk.write_sealed(path, codec.encode(stored))
@@ -104,4 +108,5 @@ def _restored(stored: _Stored) -> Checkpoint:
         },
         settled=stored.settled,
         ledger=stored.ledger,
+        closed=json.loads(stored.closed),
     )

@@ -45,6 +45,7 @@ from shared import chunks, codec
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import (
+    MAX_NODES,
     AggregatorState,
     Chunk,
     Manifest,
@@ -105,6 +106,7 @@ class Coordinator:
         self._owner = checkpoint.owner
         self._round = checkpoint.round
         self._ledger = checkpoint.ledger
+        self._closed = checkpoint.closed
         self._release = release.make(checkpoint.version, checkpoint.params, checkpoint.settled)
         server = config.server
         self._optimizer = optimizers.named(server.optimizer, server.learning_rate, server.momentum)
@@ -164,12 +166,13 @@ class Coordinator:
             round=self._round,
             asked=tuple(sorted(window.asked)) if window else (),
             goal=window.goal if window else 0,
-            entitled=tuple(sorted(self._intake.asked)),
+            entitled=tuple(sorted(self._intake.asked))[:MAX_NODES],
             version=self._release.version,
             params=self._release.params,
             optimizer=self._optimizer_state,
             settled=dict(self._intake.settled),
             ledger=self._ledger,
+            closed=self._closed,
         )
 
     def will(self, connection: int) -> tuple[str, bytes]:
@@ -321,8 +324,13 @@ class Coordinator:
             if reply.refused is None:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])
-            if self._window is not None and self._is_its_own(reply.node, reply.refused):
-                self._window.refused[reply.node] = reply.receipt.reason
+            window = self._window
+            if (
+                window
+                and reply.node in window.asked
+                and self._is_its_own(reply.node, reply.refused)
+            ):
+                window.refused[reply.node] = reply.receipt.reason
             self._tally.refused += 1
             if self._tally.refused <= REFUSALS_RECORDED:
                 effects.append(
@@ -461,6 +469,7 @@ class Coordinator:
             refused=self._tally.refused,
             ledger_sha256=self._ledger.hex(),
         )
+        self._closed = closed.entry
         self._window = None
         self._tally = _Tally()
         self._unscored = self.config.evaluate

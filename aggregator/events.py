@@ -106,3 +106,5 @@ class Checkpoint:
     """Per node the last update that was settled."""
     ledger: bytes = bytes(32)
     """Hash chain over what was counted, version by version."""
+    closed: Mapping[str, object] = field(default_factory=dict)
+    """The journal's entry on this version: a crash may come before it is in the journal."""

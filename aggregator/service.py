@@ -12,7 +12,7 @@ from aggregator.config import Config
 from aggregator.coordinator import Coordinator, Event
 from aggregator.evaluation import Evaluator
 from aggregator.events import Checkpoint, Effect, Evaluate, Publish, Record, Save, Stop, Subscribe
-from aggregator.journal import Journal
+from aggregator.journal import Journal, read
 from shared import disk, tasks
 from shared.errors import ConfigError
 from shared.events import Stopping, Tick
@@ -155,6 +155,9 @@ def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Ch
             f"state_dir: {config.state_dir} holds run {checkpoint.run!r}, not {config.run!r}; "
             "choose another folder or that run's name"
         )
+    known = (entry.get("ledger_sha256") for entry in read(config.state_dir / JOURNAL))
+    if checkpoint.closed and checkpoint.ledger.hex() not in known:
+        journal.append(time.time(), checkpoint.closed)  # a crash came between the two
     return checkpoint
 
 

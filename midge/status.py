@@ -49,7 +49,7 @@ def render(run: str, state: AggregatorState, nodes: Iterable[RosterEntry]) -> Re
         if state.accuracy is not None and state.loss is not None:
             head.add_row("test set", f"accuracy {state.accuracy:.2%}, loss {state.loss:.4f}")
     if state.alive:
-        head.add_row("window", _window(state))
+        head.add_row("window", Text(_window(state)))
     table = Table(box=None, padding=(0, 2))
     for column in ("node", "is", "doing", "model", "counted", "refused", "last update"):
         table.add_column(column)
@@ -59,11 +59,11 @@ def render(run: str, state: AggregatorState, nodes: Iterable[RosterEntry]) -> Re
         table.add_row(
             node.node,
             presence,
-            node.doing,
+            Text(node.doing),
             version,
             str(node.counted),
             str(node.refused),
-            node.last,
+            Text(node.last),
         )
     return Group(head, "", table)
 

@@ -5,9 +5,10 @@ P2). Binary messages travel as msgpack, the ones that a person may want to read 
 `codec.py`.
 """
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, functional_validators
 from pydantic.dataclasses import dataclass
 
 PROTOCOL = 1
@@ -26,8 +27,15 @@ NodeId = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{
 """The name of a node, also a level of its topics: no slash, no wildcard."""
 StateId = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{16}$")]
 """Names a state directory; made once, when the directory is."""
-Text = Annotated[str, Field(strict=True, max_length=200)]
-"""A reason or a description for people."""
+Text = Annotated[
+    str,
+    Field(strict=True, max_length=200),
+    functional_validators.AfterValidator(
+        lambda text: re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", text)
+    ),
+]
+"""A name, a reason or a description, read on terminals and in logs: no control character stays in
+it, which could move the cursor or begin a line."""
 Quantity = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]

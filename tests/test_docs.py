@@ -143,15 +143,18 @@ def test_the_rules_that_code_names_are_there() -> None:
 def test_every_rule_names_a_test_or_says_that_there_is_none() -> None:
     for rule in re.split(r"\n(?=\*\*[A-Z]\d+\.\*\* )", PROTOCOL)[1:]:
         paragraph = rule.split("\n\n")[0]
-        assert "::test_" in paragraph or "No test yet." in paragraph, paragraph
+        proven = re.search(r"\nProven by `", paragraph)
+        assert proven or "\nNo test yet." in paragraph, paragraph
 
 
 def test_every_test_that_docs_name_exists() -> None:
     for page in sorted(ROOT.glob("docs/**/*.md")):
         text = page.read_text(encoding="utf-8")
-        for path, name in re.findall(r"`([\w/.]+\.py)::(test_\w+)`", text):
-            code = (ROOT / path).read_text(encoding="utf-8")
-            assert f"def {name}(" in code, f"{page.name}: {path}::{name}"
+        for path, name in re.findall(r"`([\w/]+\.py)::(\w+)`", text):
+            code = (ROOT / "tests" / path).read_text(encoding="utf-8")
+            assert f"\ndef {name}(" in code, f"{page.name}: {path}::{name}"
+        for story in re.findall(r"`(scenarios/[\w/.-]+\.txt)`", text):
+            assert (ROOT / "tests" / story).is_file(), f"{page.name}: {story}"
 
 
 def _rows(text: str) -> list[list[str]]:

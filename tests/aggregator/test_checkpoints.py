@@ -25,6 +25,7 @@ WHOLE = Checkpoint(
     optimizer={"velocity": np.array([0.1, 0.2, -0.3, 1e-300, 5])},
     settled={"bob": Verdict(OWNER, 3, 4, ""), "ann": Verdict(OWNER, 9, None, "late")},
     ledger=bytes(range(32)),
+    closed={"event": "version", "counted": [{"node": "ann", "weight": 3}], "seconds": 0.1},
 )
 
 

@@ -137,19 +137,25 @@ def test_a_file_for_the_field(tmp_path: Path) -> None:
         ("[limits]\nuploads_bytes = 1", "limits.uploads_bytes = 1: "),
         (
             "[limits]\nmax_samples = 1099511627776",
-            ("limits: max_nodes * max_samples * max_abs_delta is too large for the exact mean: "
-            "lower one of them"),
+            (
+                "limits: max_nodes * max_samples * max_abs_delta is too large for the exact mean: "
+                "lower one of them"
+            ),
         ),
         # one with the other
         (
             "[limits]\nmax_nodes = 5\n[rounds]\nmin_nodes = 6",
-            ("limits.max_nodes = 5 is below rounds.min_nodes = 6: no window would ever open; "
-            "raise the first or lower the second"),
+            (
+                "limits.max_nodes = 5 is below rounds.min_nodes = 6: no window would ever open; "
+                "raise the first or lower the second"
+            ),
         ),
         (
             "[limits]\ninbox_bytes = 2097151",
-            ("limits.inbox_bytes = 2097151 holds less than two packets of "
-            "broker.packet_limit_bytes = 1048576: raise the first or lower the second"),
+            (
+                "limits.inbox_bytes = 2097151 holds less than two packets of "
+                "broker.packet_limit_bytes = 1048576: raise the first or lower the second"
+            ),
         ),
         ("[broker]\npacket_limit_bytes = 16383", "broker.packet_limit_bytes = 16383: "),
     ],

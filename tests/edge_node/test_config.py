@@ -72,8 +72,10 @@ def test_every_setting_has_a_variable_in_the_environment() -> None:
         ("[shard]\nseed = -1", "shard.seed = -1: "),
         (
             "inbox_bytes = 2097151",
-            ("inbox_bytes = 2097151 holds less than two packets of "
-            "broker.packet_limit_bytes = 1048576: raise the first or lower the second"),
+            (
+                "inbox_bytes = 2097151 holds less than two packets of "
+                "broker.packet_limit_bytes = 1048576: raise the first or lower the second"
+            ),
         ),
     ],
 )

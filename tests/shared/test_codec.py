@@ -2,7 +2,7 @@ import json
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import msgpack
@@ -199,6 +199,15 @@ def test_every_json_message_comes_back_the_same(message: object) -> None:
     assert b"\n" not in payload
 
 
+def test_no_json_that_others_cannot_read_is_ever_written() -> None:
+    @dataclass
+    class Reading:
+        loss: float
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        codec.encode_json(Reading(float("nan")))
+
+
 def test_a_message_may_come_as_bytearray() -> None:
     assert codec.decode(Chunk, bytearray(codec.encode(CHUNK))) == CHUNK
 
@@ -320,6 +329,21 @@ def test_a_reason_never_quotes_what_the_peer_sent(key: str) -> None:
         Receipt("unreadable", None, None, reason=str(caught.value))
 
 
+def test_no_text_for_people_can_steer_a_terminal_or_begin_a_line() -> None:
+    payload = in_json(STATE, doing="a\x1b]0;b\x07\r", note="c\nd\x9b2J\u2028 \xe9 \U0001f600")
+    state = codec.decode_json(NodeState, payload)
+    assert (state.doing, state.note) == ("a?]0;b??", "c?d?2J? \xe9 \U0001f600")
+    window = {"round": 1, "expected": 1, "arrived": [], "missing": {"bob": "\x1b"}}
+    payload = in_json(RUN_STATE, doing="\n", window={**window, "closes_in_s": None})
+    run = codec.decode_json(AggregatorState, payload)
+    assert run.window is not None
+    assert (run.doing, run.window.missing) == ("?", {"bob": "?"})
+    entry = RosterEntry("ann", "present", "\x1b", None, 0, 0, "\x1b")
+    assert (entry.doing, entry.last) == ("?", "?")
+    assert Verdict(ID, 1, None, "\x1b").reason == "?"
+    assert Receipt("settled", ID, 1, reason="\x1b").reason == "?"
+
+
 def test_a_missing_field_is_refused_by_its_name() -> None:
     plain = msgpack.unpackb(codec.encode(OFFER))
     del plain["counter"]
@@ -407,7 +431,9 @@ def test_extension_types_are_refused(code: int, size: int) -> None:
     payload = packed(OFFER, body=msgpack.ExtType(5, bytes(size)))
     head = msgpack.packb(msgpack.ExtType(5, bytes(size)))
     strange = head.replace(b"\x05", bytes([code % 256]), 1)
-    with pytest.raises(PeerError):
+    # An empty one is read, and then it is of no type that a field has.
+    says = "not a complete msgpack message" if size else None
+    with pytest.raises(PeerError, match=says):
         codec.decode(Offer, payload.replace(head, strange))
 
 

@@ -19,6 +19,13 @@ from midge import brokers, cli
 brokers.find_mosquitto = lambda: None
 cli.main()
 """
+BROKEN = """
+from dataclasses import replace
+from shared.tasks.null import sized
+def train(*_):
+    raise ValueError("no sensor is connected")
+task = replace(sized(100, "broken"), train=train)
+"""
 
 
 def summary(place: "Workplace", out: str = "out") -> dict[str, Any]:
@@ -88,8 +95,17 @@ def said(demo: "Process", words: str, place: "Workplace") -> None:
     place.until(lambda: words in demo.text() or demo.popen.poll() is not None, words)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("moment", ["starting 3 nodes", "round   1", "killed", "closed without"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("starting 3 nodes", signal.SIGINT),
+        ("starting 3 nodes", signal.SIGTERM),
+        ("round   1", signal.SIGTERM),
+        ("round   1", signal.SIGHUP),
+        ("killed", signal.SIGINT),
+        ("closed without", signal.SIGINT),
+    ],
+)
 def test_a_signal_at_any_moment_ends_the_demo_and_all_that_it_started(
     place: "Workplace", moment: str, number: signal.Signals
 ) -> None:
@@ -115,18 +131,30 @@ def test_signals_on_signals_do_not_disturb_the_end(place: "Workplace") -> None:
     nothing_left(place)
 
 
-def test_a_node_that_cannot_go_on_ends_the_demo_with_its_own_words(place: "Workplace") -> None:
-    (place.home / "broken.py").write_text(
-        "from dataclasses import replace\n"
-        "from shared.tasks.null import task as null\n"
-        "import sys\n"
-        "task = replace(null)\n"
-        "if 'edge_node' in sys.argv[0]:\n"
-        "    raise SystemExit('error: no sensor is connected')\n"
-    )
-    demo = place.midge("demo", "--task", "broken:task", "--nodes", "2", "--rounds", "2")
-    assert demo.wait() == 1, demo.text()
+@pytest.mark.parametrize("where", [(), ("--in-memory",)])
+def test_a_demo_in_which_no_node_can_train_ends_with_the_reason(
+    place: "Workplace", where: tuple[str, ...]
+) -> None:
+    (place.home / "broken.py").write_text(BROKEN)
+    demo = place.midge("demo", "--task", "broken:task", "--nodes", "2", *where)
+    assert demo.wait() == 1
     nothing_left(place)
+    last = demo.text().splitlines()[-1]
+    assert last == "error: no node can train: ValueError: no sensor is connected"
+    assert "Traceback" not in demo.text()
+
+
+@pytest.mark.parametrize("victim", ["aggregator", "edge_node"])
+def test_a_demo_whose_service_dies_ends_with_its_last_words(
+    place: "Workplace", victim: str
+) -> None:
+    demo = place.midge(*RECIPE, "--no-drop-one", "--rounds", "100")
+    said(demo, "round   1", place)
+    next(each for each in place.alive() if victim in each.cmdline()).kill()
+    assert demo.wait() == 1
+    nothing_left(place)
+    who = "aggregator" if victim == "aggregator" else "node-0"
+    assert demo.text().splitlines()[-1].startswith(f"error: {who}")
     assert "Traceback" not in demo.text()
 
 

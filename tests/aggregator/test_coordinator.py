@@ -1,0 +1,473 @@
+"""What holds for the coordinator whatever happens; its stories are in tests/scenarios."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aggregator import rules
+from aggregator.config import Config, Limits, Rounds
+from aggregator.coordinator import Coordinator, Event
+from aggregator.events import Checkpoint, Effect, Publish, Record, Save
+from shared import chunks, codec
+from shared.events import Connected, Disconnected, Received, Tick
+from shared.messages import Manifest, NodeState, Offer, Receipt
+from shared.params import Params, Spec
+from shared.topics import Topics
+
+TOPICS = Topics("default")
+SPEC = Spec((("w", (3,)),))
+ZEROS = Params(SPEC, np.zeros(3, np.float32))
+NODES = ("a", "b", "c", "d")
+FRESH = Checkpoint("default", 0, 0, 16 * "a", 0, (), 0, 0, ZEROS)
+
+
+def config(rounds: Rounds, **limits: Any) -> Config:  # noqa: ANN401
+    return Config(task="null", evaluate=False, rounds=rounds, limits=Limits(**limits))
+
+
+def born(node: str, boot: int = 1, connection: int = 1, *, alive: bool = True) -> Received:
+    state = NodeState(
+        alive=alive,
+        state_id=node[0].encode().hex() * 8,
+        boot=boot,
+        connection=connection,
+        task="null",
+    )
+    return Received(TOPICS.state(node), codec.encode_json(state))
+
+
+def update(
+    node: str,
+    counter: int,
+    base: Params = ZEROS,
+    version: int = 0,
+    *,
+    samples: int = 1,
+    chunk_bytes: int | None = None,
+    **changes: Any,  # noqa: ANN401
+) -> tuple[Offer, bytes]:
+    """A node's update; the same node and counter give the same bytes."""
+    rng = np.random.default_rng([node.encode()[0], counter])
+    body = rng.normal(size=3).astype("<f4").tobytes()
+    offer = Offer(
+        state_id=node[0].encode().hex() * 8,
+        counter=counter,
+        base_version=version,
+        base=base.digest,
+        spec=SPEC.digest,
+        round=version + 1,
+        size=len(body),
+        chunk_bytes=chunk_bytes or 1024,
+        digest=hashlib.sha256(body).digest(),
+        compression="none",
+        samples=samples,
+        metrics={},
+        body=None if chunk_bytes else body,
+    )
+    return replace(offer, **changes), body
+
+
+def offered(node: str, offer: Offer) -> Received:
+    return Received(TOPICS.offer(node), codec.encode(offer))
+
+
+def manifest_of(effects: list[Effect]) -> Manifest:
+    payloads = [
+        effect.payload
+        for effect in effects
+        if isinstance(effect, Publish) and effect.topic == TOPICS.manifest
+    ]
+    return codec.decode(Manifest, payloads[-1])
+
+
+def entries(effects: list[Effect], event: str) -> list[dict[str, Any]]:
+    return [
+        dict(effect.entry)
+        for effect in effects
+        if isinstance(effect, Record) and effect.entry["event"] == event
+    ]
+
+
+class Federation(RuleBasedStateMachine):
+    """Nodes that do anything at any time, a link that drops, a process that is killed; the disk
+    holds what was saved.
+    """
+
+    @initialize(
+        fraction=st.sampled_from([0.5, 1.0]),
+        goal=st.sampled_from([None, 2]),
+        least=st.integers(1, 2),
+        grace_s=st.sampled_from([0.0, 2.0]),
+    )
+    def begin(self, fraction: float, goal: int | None, least: int, grace_s: float) -> None:
+        rounds = Rounds(
+            rounds=0,
+            fraction=fraction,
+            goal=goal,
+            min_updates=least,
+            min_nodes=2,
+            deadline_s=10,
+            gone_grace_s=grace_s,
+        )
+        self.config = config(rounds, max_nodes=3)
+        limits = self.config.limits
+        self.bits = rules.grid_bits(limits.max_nodes, limits.max_samples, limits.max_abs_delta)
+        self.now = 100.0
+        self.disk = FRESH
+        self.models = {0: ZEROS}
+        self.boots = dict.fromkeys(NODES, 1)
+        self.bodies: dict[tuple[str, int], bytes] = {}
+        self.counted: Counter[tuple[str, int]] = Counter()
+        self.counted_in: dict[tuple[str, int], int] = {}
+        self.refused: set[tuple[str, int]] = set()
+        self.restart()
+        self.birth("a", 0)
+        self.birth("b", 0)
+
+    # What happens
+
+    @rule()
+    def restart(self) -> None:
+        self.machine = Coordinator(self.config, self.disk, self.now)
+        self.online = False
+        self.connection = 0
+        self.refused = set()
+        self.connect()
+
+    @precondition(lambda self: not self.online)
+    @rule()
+    def connect(self) -> None:
+        self.online = True
+        self.connection += 1
+        self.feed(Connected(self.connection, 2**20))
+
+    @precondition(lambda self: self.online)
+    @rule()
+    def disconnect(self) -> None:
+        self.online = False
+        self.feed(Disconnected("gone"))
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 3.0, 20.0]))
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (at := self.machine.next_deadline()) is not None and at <= end:
+            self.now = max(self.now, at)
+            self.feed(Tick())
+            after = self.machine.next_deadline()
+            assert after is None or after > self.now, "a busy loop"
+        self.now = end
+
+    @precondition(lambda self: self.online)
+    @rule(node=st.sampled_from(NODES), older=st.integers(0, 1))
+    def birth(self, node: str, older: int) -> None:
+        self.feed(born(node, max(0, self.boots[node] - older)))
+
+    @precondition(lambda self: self.online)
+    @rule(node=st.sampled_from(NODES), again=st.booleans())
+    def death(self, node: str, *, again: bool) -> None:
+        self.feed(born(node, self.boots[node], alive=False))
+        self.boots[node] += again
+
+    @precondition(lambda self: self.online)
+    @rule(
+        node=st.sampled_from(NODES),
+        counter=st.integers(1, 4),
+        behind=st.sampled_from([0, 0, 0, 1]),
+        samples=st.sampled_from([1, 7, 1, 7, 0]),
+        chunk_bytes=st.sampled_from([None, 5]),
+        times=st.integers(1, 2),
+    )
+    def offer(
+        self,
+        node: str,
+        counter: int,
+        behind: int,
+        samples: int,
+        chunk_bytes: int | None,
+        times: int,
+    ) -> None:
+        version = max(self.models) - behind
+        if version < 0:
+            return
+        counter += 4 * version
+        offer, body = update(
+            node,
+            counter,
+            self.models[version],
+            version,
+            samples=samples,
+            chunk_bytes=chunk_bytes,
+        )
+        self.bodies[node, counter] = body
+        for _ in range(times):
+            self.feed(offered(node, offer))
+
+    @precondition(lambda self: self.online and self.bodies)
+    @rule(data=st.data(), indices=st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    def chunks(self, data: st.DataObject, indices: list[int]) -> None:
+        node, counter = data.draw(st.sampled_from(list(self.bodies)[-4:]))
+        for index in indices:
+            chunk = chunks.cut(self.bodies[node, counter], counter, index, 5)
+            self.feed(Received(TOPICS.update(node, index), codec.encode(chunk)))
+
+    @precondition(lambda self: self.online)
+    @rule(
+        topic=st.sampled_from(["up/a/offer", "up/b/state", "up/c/update/1", "down/model", "up/"]),
+        payload=st.binary(max_size=40),
+    )
+    def noise(self, topic: str, payload: bytes) -> None:
+        self.feed(Received(f"midge/v1/default/{topic}", payload))
+
+    # What must hold
+
+    def feed(self, event: Event) -> None:
+        """Hand over an event and look at each effect in its order."""
+        for effect in self.machine.handle(event, self.now):
+            match effect:
+                case Save(saved):
+                    assert saved.version - self.disk.version in (0, 1)
+                    assert saved.round >= self.disk.round
+                    self.disk = saved
+                    self.models[saved.version] = saved.params
+                case Publish(TOPICS.manifest, payload):
+                    self.check_manifest(codec.decode(Manifest, payload))
+                case Publish(topic, payload) if "/receipt/" in topic:
+                    self.check_receipt(topic.rsplit("/", 1)[1], codec.decode(Receipt, payload))
+                case Record({"event": "version", **entry}):
+                    self.count(entry)
+
+    def check_manifest(self, manifest: Manifest) -> None:
+        saved = self.disk
+        assert (manifest.version, manifest.model) == (saved.version, saved.params.digest)
+        assert (manifest.round, manifest.term) == (saved.round, saved.term)
+        assert set(manifest.plan.cohort) <= set(saved.asked)
+
+    def check_receipt(self, node: str, receipt: Receipt) -> None:
+        if receipt.kind == "unreadable":
+            return
+        assert receipt.counter is not None
+        name = (node, receipt.counter)
+        if receipt.kind == "want":
+            assert name not in self.counted_in
+            assert name not in self.refused
+        elif receipt.version is not None:
+            assert self.counted_in[name] == receipt.version
+            assert self.disk.settled[node].counter == receipt.counter
+        elif receipt.reason != "settled earlier":
+            assert name not in self.counted_in
+            self.refused.add(name)
+
+    def count(self, entry: dict[str, Any]) -> None:
+        """The ledger says what was counted, and the model is just that."""
+        assert entry["version"] == self.disk.version
+        total = rules.empty_sum(3, self.bits)
+        for one in entry["counted"]:
+            name = (one["node"], int(one["update"].split(":")[1]))
+            assert name not in self.refused
+            self.counted[name] += 1
+            self.counted_in[name] = entry["version"]
+            rules.fold(total, np.frombuffer(self.bodies[name], "<f4"), one["weight"])
+        before = self.models[entry["version"] - 1].flat.astype(np.float64)
+        after = (before + rules.mean(total)).astype(np.float32)
+        assert after.tobytes() == self.disk.params.flat.tobytes()
+
+    @invariant()
+    def each_update_is_counted_at_most_once(self) -> None:
+        assert not [name for name, times in getattr(self, "counted", {}).items() if times > 1]
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        if hasattr(self, "machine"):
+            intake = self.machine._intake
+            assert len(self.machine._roster.nodes) <= 3
+            assert len(intake._uploads) + len(intake._waiting) <= 3
+            assert len(intake.in_hand) <= len(intake.asked)
+
+
+Federation.TestCase.settings = settings(max_examples=60, stateful_step_count=60)
+TestFederation = Federation.TestCase
+
+
+@given(st.permutations(range(6)), st.sampled_from([None, 5]))
+def test_the_order_of_arrival_changes_nothing(order: list[int], chunk_bytes: int | None) -> None:
+    """The same updates, the same weights: the same model and ledger, bit for bit."""
+
+    def outcome(order: list[int]) -> tuple[str, str]:
+        machine = Coordinator(config(Rounds(min_nodes=6)), FRESH, 0.0)
+        machine.handle(Connected(1, 2**20), 0.0)
+        nodes = [f"{letter}" for letter in "abcdef"]
+        for index in order:
+            machine.handle(born(nodes[index]), 0.0)
+        effects: list[Effect] = []
+        for index in order:
+            node = nodes[index]
+            offer, body = update(node, 1, samples=index + 1, chunk_bytes=chunk_bytes)
+            effects += machine.handle(offered(node, offer), 1.0)
+            for number in reversed(range(3)) if chunk_bytes else ():
+                chunk = chunks.cut(body, 1, number, 5)
+                received = Received(TOPICS.update(node, number), codec.encode(chunk))
+                effects += machine.handle(received, 1.0)
+        (entry,) = entries(effects, "version")
+        return entry["model_sha256"], entry["ledger_sha256"]
+
+    assert outcome(order) == outcome(sorted(order))
+
+
+def test_the_ledger_tells_weights_and_bytes_apart() -> None:
+    """Else the test before would prove nothing."""
+
+    def outcome(samples: int, counter: int) -> tuple[str, str]:
+        machine = Coordinator(config(Rounds()), FRESH, 0.0)
+        machine.handle(Connected(1, 2**20), 0.0)
+        machine.handle(born("a"), 0.0)
+        effects = machine.handle(offered("a", update("a", counter, samples=samples)[0]), 1.0)
+        (entry,) = entries(effects, "version")
+        return entry["model_sha256"], entry["ledger_sha256"]
+
+    (model, ledger), other_weight, other_bytes = outcome(1, 1), outcome(2, 1), outcome(1, 2)
+    assert other_weight[0] == model
+    assert other_weight[1] != ledger
+    assert other_bytes[0] != model
+    assert other_bytes[1] != ledger
+
+
+EXTREMES: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    2**53,
+    2**64 - 1,
+    1e308,
+    -1e308,
+    float("nan"),
+    "",
+    "\x00",
+    201 * "x",
+    "../../up",
+    b"",
+    bytes(32),
+    bytes(12),
+    {"bytes_down": 1e308},
+    {"bytes_down": -1e308, 40 * "x": 0.0},
+    [[[]]],
+]
+"""What a hostile peer might put into any field."""
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_no_message_of_a_peer_makes_it_raise(data: st.DataObject) -> None:
+    """True messages with fields put to extremes, bytes changed or cut off, on any topic."""
+    machine = Coordinator(config(Rounds(min_nodes=2)), FRESH, 0.0)
+    started = machine.handle(Connected(1, 2**20), 0.0)
+    offer, body = update("a", 1)
+    true = [
+        (TOPICS.state("a"), plain(codec.decode_json(NodeState, born("a").payload)), True),
+        (TOPICS.state("b"), plain(codec.decode_json(NodeState, born("b").payload)), True),
+        (TOPICS.offer("a"), plain(offer), False),
+        (TOPICS.offer("b"), plain(update("b", 1, chunk_bytes=5)[0]), False),
+        (TOPICS.update("b", 0), plain(chunks.cut(body, 1, 0, 5)), False),
+        (TOPICS.manifest, plain(manifest_of(started)), False),
+    ]
+    for _ in range(data.draw(st.integers(2, 12))):
+        topic, fields, as_json = data.draw(st.sampled_from(true))
+        for name in data.draw(st.sets(st.sampled_from(sorted(fields)), max_size=2)):
+            fields = {**fields, name: data.draw(st.sampled_from(EXTREMES))}
+        try:
+            payload = codec.encode_json(fields) if as_json else codec.encode(fields)
+        except (TypeError, ValueError):  # bytes or NaN in JSON
+            payload = b"{"
+        if data.draw(st.booleans()):
+            place = data.draw(st.integers(0, len(payload)))
+            payload = payload[:place] + data.draw(st.binary(max_size=3)) + payload[place + 2 :]
+        if data.draw(st.integers(0, 9)) == 0:
+            topic = data.draw(st.sampled_from(true))[0]
+        for effect in machine.handle(Received(topic, payload), 1.0):
+            if isinstance(effect, Record):
+                json.dumps(dict(effect.entry), allow_nan=False)
+
+
+def test_absurd_metrics_do_no_harm() -> None:
+    """Their sum is not finite; it goes into the journal all the same."""
+    machine = Coordinator(config(Rounds(min_nodes=2)), FRESH, 0.0)
+    machine.handle(Connected(1, 2**20), 0.0)
+    effects: list[Effect] = []
+    for node in ("a", "b"):
+        machine.handle(born(node), 0.0)
+    for node in ("a", "b"):
+        offer, _ = update(node, 1, metrics={"bytes_down": 1.7e308})
+        effects += machine.handle(offered(node, offer), 1.0)
+    (entry,) = entries(effects, "version")
+    assert entry["bytes_down"] == 2 * 2**40
+
+
+def test_a_flood_of_names_is_forgotten_again() -> None:
+    """A peer that invents nodes, each with an offer, fills neither roster nor window."""
+    machine = Coordinator(config(Rounds(min_nodes=1), max_nodes=5), FRESH, 0.0)
+    machine.handle(Connected(1, 2**20), 0.0)
+    for number in range(100):
+        node = f"n{number}"
+        machine.handle(born(node), 0.0)
+        machine.handle(offered(node, update("n", number + 1, chunk_bytes=5)[0]), 0.0)
+        goodbye = NodeState(alive=False, state_id=8 * "6e", boot=1, connection=1, doing="stopped")
+        machine.handle(Received(TOPICS.state(node), codec.encode_json(goodbye)), 0.0)
+    intake, window = machine._intake, machine._window
+    assert window is not None
+    assert len(machine._roster.nodes) <= 5
+    assert len(window.asked) == 1
+    assert len(window.refused) <= 1
+    assert len(intake._uploads) + len(intake._waiting) <= 5
+
+
+def test_a_cohort_is_drawn_by_seed_and_round_alone() -> None:
+    """Whatever the order of births: the same roster gives the same cohorts."""
+
+    def cohorts(order: str) -> list[tuple[str, ...]]:
+        rounds = Rounds(min_nodes=6, count=2, deadline_s=1)
+        machine = Coordinator(config(rounds), FRESH, 0.0)
+        machine.handle(Connected(1, 2**20), 0.0)
+        drawn = []
+        version, model = 0, ZEROS
+        effects: list[Effect] = []
+        for node in order:
+            effects = machine.handle(born(node), 0.0)
+        for _ in range(6):
+            manifest = manifest_of(effects)
+            drawn.append(manifest.plan.cohort)
+            for node in reversed(manifest.plan.cohort):
+                offer, _ = update(node, version + 1, model, version)
+                effects = machine.handle(offered(node, offer), 0.5)
+            (saved,) = [effect.checkpoint for effect in effects if isinstance(effect, Save)]
+            version, model = saved.version, saved.params
+        return drawn
+
+    drawn = cohorts("abcdef")
+    assert drawn == cohorts("fbdaec")
+    assert len(set(drawn)) > 1
+    assert all(len(cohort) == 2 for cohort in drawn)
+
+
+def test_after_a_restart_the_same_cohort_is_asked_and_not_drawn_anew() -> None:
+    rounds = Rounds(min_nodes=4, count=2)
+    machine = Coordinator(config(rounds), FRESH, 0.0)
+    machine.handle(Connected(1, 2**20), 0.0)
+    *_, last = [machine.handle(born(node), 0.0) for node in NODES]
+    cohort = manifest_of(last).plan.cohort
+    again = Coordinator(config(rounds), machine.snapshot(), 50.0)
+    assert manifest_of(again.handle(Connected(1, 2**20), 60.0)).plan.cohort == cohort
+    for node in reversed(NODES):
+        again.handle(born(node, boot=2), 60.0)
+    assert again.snapshot().asked == cohort
+    assert again.snapshot().term == machine.snapshot().term + 1
+
+
+def plain(message: object) -> dict[str, Any]:
+    return {field.name: getattr(message, field.name) for field in fields(message)}  # type: ignore[arg-type]
