@@ -1,7 +1,7 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check clean broker
+.PHONY: help venv demo test check bench clean broker
 
 PYTHON ?= python3
 DEMO_ARGS ?=
@@ -33,6 +33,12 @@ check: venv ## format, lint, types and the fast tests
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -m "not system" $(PYTEST_ARGS)
+
+bench: venv broker ## measure rounds, memory and the first demo, and print tables
+	$(VENV)/bin/python -m benchmarks.null_round
+	$(VENV)/bin/python -m benchmarks.memory
+	$(VENV)/bin/python -m benchmarks.first_demo
+	$(VENV)/bin/python -m benchmarks.one_result
 
 clean: ## remove .venv, caches and build leftovers
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,14 +1,13 @@
 """A node's shell: one inbox, one loop, performs effects, decides nothing."""
 
 import logging
+import secrets
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, assert_never
-
-import numpy as np
 
 from edge_node import outbox, shards
 from edge_node.agent import Agent, Event
@@ -98,7 +97,7 @@ def run(config: Config) -> None:
     """Run the node until SIGTERM or Ctrl-C ends it. ConfigError when it cannot go on."""
     with disk.hold(config.state_dir):
         memory = begin(config.state_dir)
-        agent = Agent(config, memory, np.random.default_rng())
+        agent = Agent(config, memory, secrets.SystemRandom())
         inbox: Inbox[Event] = Inbox(config.inbox_bytes)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: inbox.put(Stopping()))

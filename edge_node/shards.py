@@ -34,6 +34,6 @@ def iid(
     return np.array_split(chosen, nodes)
 
 
-def _shuffled(indices: Indices, stream: np.random.PCG64) -> Indices:
+def _shuffled(indices: Indices, stream: "np.random.PCG64") -> Indices:
     # By raw draws: numpy promises a bit generator's stream for all versions, but no permutation.
     return indices[np.argsort(stream.random_raw(len(indices)), kind="stable")]

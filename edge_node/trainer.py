@@ -117,6 +117,6 @@ def local_update(
     return Trained(job.round, delta, len(data), {**metrics, "train_s": train_s})
 
 
-def _generator(node: str, job: Train) -> np.random.Generator:
+def _generator(node: str, job: Train) -> "np.random.Generator":
     name = int.from_bytes(hashlib.sha256(node.encode()).digest())
     return np.random.default_rng([job.plan.seed, name, job.round])

@@ -67,7 +67,7 @@ class Task:
     initial: Callable[[int], Params]
     """Seed -> initial parameters: the same seed, the same bits on the same build."""
     train: Callable[
-        [Params, Data, Plan, np.random.Generator, Callable[[], bool]],
+        [Params, Data, Plan, "np.random.Generator", Callable[[], bool]],
         tuple[Params, dict[str, float]] | None,
     ]
     """(from, data, plan, generator, stopped) -> parameters after `plan.epochs` of local training,

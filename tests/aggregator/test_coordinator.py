@@ -112,7 +112,7 @@ class Federation(RuleBasedStateMachine):
             fraction=fraction,
             goal=goal,
             min_updates=least,
-            min_nodes=2,
+            min_nodes=least,
             deadline_s=10,
             gone_grace_s=grace_s,
         )
@@ -133,28 +133,52 @@ class Federation(RuleBasedStateMachine):
 
     # What happens
 
-    @rule()
-    def restart(self) -> None:
-        self.machine = Coordinator(self.config, self.disk, self.now)
-        self.online = False
-        self.connection = 0
-        self.refused = set()
-        self.connect()
+    @rule(node=st.sampled_from(NODES), chunk_bytes=st.sampled_from([None, 5]))
+    def deliver(self, node: str, chunk_bytes: int | None) -> None:
+        """A whole update on the current version, as it should be."""
+        counter = 4 * max(self.models) + 1
+        self.offer(node, 1, 0, 2, chunk_bytes, 1)
+        for index in range(3) if chunk_bytes else ():
+            self.send(node, counter, index)
 
-    @precondition(lambda self: not self.online)
-    @rule()
-    def connect(self) -> None:
-        self.online = True
-        self.connection += 1
-        self.feed(Connected(self.connection, 2**20))
+    @rule(
+        node=st.sampled_from(NODES),
+        number=st.integers(1, 4),
+        behind=st.sampled_from([0, 0, 0, 1]),
+        samples=st.sampled_from([1, 7, 1, 7, 0]),
+        chunk_bytes=st.sampled_from([None, 5]),
+        times=st.integers(1, 2),
+    )
+    def offer(
+        self,
+        node: str,
+        number: int,
+        behind: int,
+        samples: int,
+        chunk_bytes: int | None,
+        times: int,
+    ) -> None:
+        version = max(0, max(self.models) - behind)
+        counter = 4 * version + number
+        offer, body = update(
+            node, counter, self.models[version], version, samples=samples, chunk_bytes=chunk_bytes
+        )
+        self.bodies[node, counter] = body
+        for _ in range(times):
+            self.receive(offered(node, offer))
 
-    @precondition(lambda self: self.online)
-    @rule()
-    def disconnect(self) -> None:
-        self.online = False
-        self.feed(Disconnected("gone"))
+    @precondition(lambda self: self.bodies)
+    @rule(data=st.data(), indices=st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    def some_chunks(self, data: st.DataObject, indices: list[int]) -> None:
+        node, counter = data.draw(st.sampled_from(list(self.bodies)[-4:]))
+        for index in indices:
+            self.send(node, counter, index)
 
-    @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 3.0, 20.0]))
+    @rule(node=st.sampled_from(NODES), older=st.integers(0, 1))
+    def birth(self, node: str, older: int) -> None:
+        self.receive(born(node, max(0, self.boots[node] - older)))
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 3.0, 11.0]))
     def wait(self, seconds: float) -> None:
         end = self.now + seconds
         while (at := self.machine.next_deadline()) is not None and at <= end:
@@ -164,66 +188,47 @@ class Federation(RuleBasedStateMachine):
             assert after is None or after > self.now, "a busy loop"
         self.now = end
 
-    @precondition(lambda self: self.online)
-    @rule(node=st.sampled_from(NODES), older=st.integers(0, 1))
-    def birth(self, node: str, older: int) -> None:
-        self.feed(born(node, max(0, self.boots[node] - older)))
-
-    @precondition(lambda self: self.online)
-    @rule(node=st.sampled_from(NODES), again=st.booleans())
-    def death(self, node: str, *, again: bool) -> None:
-        self.feed(born(node, self.boots[node], alive=False))
-        self.boots[node] += again
-
-    @precondition(lambda self: self.online)
     @rule(
+        what=st.sampled_from(["restart", "link", "death", "new boot", "noise"]),
         node=st.sampled_from(NODES),
-        counter=st.integers(1, 4),
-        behind=st.sampled_from([0, 0, 0, 1]),
-        samples=st.sampled_from([1, 7, 1, 7, 0]),
-        chunk_bytes=st.sampled_from([None, 5]),
-        times=st.integers(1, 2),
+        noise=st.binary(max_size=20),
     )
-    def offer(
-        self,
-        node: str,
-        counter: int,
-        behind: int,
-        samples: int,
-        chunk_bytes: int | None,
-        times: int,
-    ) -> None:
-        version = max(self.models) - behind
-        if version < 0:
-            return
-        counter += 4 * version
-        offer, body = update(
-            node,
-            counter,
-            self.models[version],
-            version,
-            samples=samples,
-            chunk_bytes=chunk_bytes,
-        )
-        self.bodies[node, counter] = body
-        for _ in range(times):
-            self.feed(offered(node, offer))
+    def trouble(self, what: str, node: str, noise: bytes) -> None:
+        match what:
+            case "restart":
+                self.restart()
+                self.birth(node, 0)
+            case "link" if self.online:
+                self.online = False
+                self.feed(Disconnected("gone"))
+            case "link":
+                self.connect()
+            case "death" | "new boot":
+                self.receive(born(node, self.boots[node], alive=False))
+                self.boots[node] += what == "new boot"
+            case _:
+                for topic in ("offer", "state", "update/1"):
+                    self.receive(Received(f"midge/v1/default/up/{node}/{topic}", noise))
+                self.receive(Received(TOPICS.manifest, noise))
 
-    @precondition(lambda self: self.online and self.bodies)
-    @rule(data=st.data(), indices=st.lists(st.integers(0, 2), min_size=1, max_size=4))
-    def chunks(self, data: st.DataObject, indices: list[int]) -> None:
-        node, counter = data.draw(st.sampled_from(list(self.bodies)[-4:]))
-        for index in indices:
-            chunk = chunks.cut(self.bodies[node, counter], counter, index, 5)
-            self.feed(Received(TOPICS.update(node, index), codec.encode(chunk)))
+    def restart(self) -> None:
+        self.machine = Coordinator(self.config, self.disk, self.now)
+        self.connection = 0
+        self.refused = set()
+        self.connect()
 
-    @precondition(lambda self: self.online)
-    @rule(
-        topic=st.sampled_from(["up/a/offer", "up/b/state", "up/c/update/1", "down/model", "up/"]),
-        payload=st.binary(max_size=40),
-    )
-    def noise(self, topic: str, payload: bytes) -> None:
-        self.feed(Received(f"midge/v1/default/{topic}", payload))
+    def connect(self) -> None:
+        self.online = True
+        self.connection += 1
+        self.feed(Connected(self.connection, 2**20))
+
+    def send(self, node: str, counter: int, index: int) -> None:
+        chunk = chunks.cut(self.bodies[node, counter], counter, index, 5)
+        self.receive(Received(TOPICS.update(node, index), codec.encode(chunk)))
+
+    def receive(self, message: Received) -> None:
+        if self.online:
+            self.feed(message)
 
     # What must hold
 
@@ -291,7 +296,7 @@ class Federation(RuleBasedStateMachine):
             assert len(intake.in_hand) <= len(intake.asked)
 
 
-Federation.TestCase.settings = settings(max_examples=60, stateful_step_count=60)
+Federation.TestCase.settings = settings(max_examples=100, stateful_step_count=80)
 TestFederation = Federation.TestCase
 
 

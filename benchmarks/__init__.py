@@ -1,0 +1,1 @@
+"""What `make bench` runs: real processes, printed tables, no verdicts."""
