@@ -19,7 +19,7 @@ draws from a generator seeded by (seed, round).
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -37,27 +37,25 @@ from aggregator.events import (
     Record,
     Save,
     Stop,
-    Subscribe,
 )
 from aggregator.intake import Intake, Reply, settled_receipt
 from aggregator.roster import Roster
-from shared import chunks, codec
+from aggregator.voice import Meeting, Voice
+from aggregator.window import Window
+from shared import codec
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import (
     MAX_NODES,
     AggregatorState,
     Chunk,
-    Manifest,
     NodeState,
     Offer,
-    Plan,
     Receipt,
     Verdict,
-    Window,
 )
 from shared.params import Params
-from shared.topics import Topics, Upward
+from shared.topics import Upward
 
 Event = (
     Connected | Disconnected | Received | Refused | Stopping | Tick | Evaluated | EvaluationFailed
@@ -66,24 +64,6 @@ Event = (
 REFUSALS_RECORDED = 100
 """Refusals that the journal names one by one between two versions; beyond that a peer could fill
 the disk."""
-
-LAST_TERM = 2**53
-"""The end of counting (`messages.Count`): no term could follow, so nobody honest is there."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """The open window: who may contribute, and until when."""
-
-    asked: set[str]
-    goal: int
-    opened_at: float
-    deadline_at: float
-    bystanders: set[str]
-    """Who was there when the cohort was drawn, and was not asked; anybody else who is here now
-    came late."""
-    refused: dict[str, str] = field(default_factory=dict)
-    """Whose update for this round was refused, and why: they make no other one."""
 
 
 @dataclass(slots=True)
@@ -100,10 +80,7 @@ class Coordinator:
 
     def __init__(self, config: Config, checkpoint: Checkpoint, now: float) -> None:
         self.config = config
-        self.term = checkpoint.term + 1
-        self._topics = Topics(config.run)
-        self._boot = checkpoint.boot + 1
-        self._owner = checkpoint.owner
+        self.voice = Voice(config, checkpoint.owner, checkpoint.boot + 1, checkpoint.term + 1)
         self._round = checkpoint.round
         self._ledger = checkpoint.ledger
         self._closed = checkpoint.closed
@@ -118,15 +95,11 @@ class Coordinator:
         self._roster = Roster(config.limits.max_nodes, config.rounds.gone_grace_s)
         self._bulletin = Bulletin()
         self._tally = _Tally()
-        self.connection = 0
         self._offline_since: float | None = now
-        self._chunk_bytes = chunks.chunk_size(config.broker.packet_limit_bytes)
-        self._manifest = b""
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
         self._over = False
-        self._may_take_over = config.takeover
-        self._window: _Open | None = None
+        self._window: Window | None = None
         self._intake.asked |= set(checkpoint.entitled)
         if checkpoint.asked:
             self._open(set(checkpoint.asked), checkpoint.goal, set(), now)
@@ -160,9 +133,9 @@ class Coordinator:
         window = self._window
         return Checkpoint(
             run=self.config.run,
-            boot=self._boot,
-            term=self.term,
-            owner=self._owner,
+            boot=self.voice.boot,
+            term=self.voice.term,
+            owner=self.voice.owner,
             round=self._round,
             asked=tuple(sorted(window.asked)) if window else (),
             goal=window.goal if window else 0,
@@ -175,18 +148,11 @@ class Coordinator:
             closed=self._closed,
         )
 
-    def will(self, connection: int) -> tuple[str, bytes]:
-        """Topic and payload that the broker publishes when this connection breaks."""
-        state = AggregatorState(
-            alive=False, owner=self._owner, boot=self._boot, connection=connection
-        )
-        return self._topics.aggregator_state, codec.encode_json(state)
-
     def last_words(self, now: float) -> tuple[str, bytes]:
         """Topic and payload of a clean end: how far the run came."""
         doing = "finished" if self._finished else "stopped"
         state = replace(self._state(now), alive=False, doing=doing, window=None)
-        return self._topics.aggregator_state, codec.encode_json(state)
+        return self.voice.topics.aggregator_state, codec.encode_json(state)
 
     # What comes in
 
@@ -215,23 +181,18 @@ class Coordinator:
         if self._window is not None and self._offline_since is not None:
             self._window.deadline_at += now - self._offline_since
         self._offline_since = None
-        self.connection = event.connection
-        self._chunk_bytes = chunks.chunk_size(event.packet_limit_bytes)
         self._roster.doubt_all(now)
         self._bulletin.all_new()
-        topics = self._topics
         effects: list[Effect] = [
             Save(self.snapshot()),
-            Subscribe(
-                (topics.manifest, topics.every_state, topics.every_offer, topics.every_update)
-            ),
-            *self._publish_model(),
+            self.voice.connected(event),
+            *self.voice.model(self._release),
             self._publish_manifest(),
         ]
         if event.connection == 1:
             effects.append(
                 self._record(
-                    "started", task=self.config.task, seed=self.config.seed, boot=self._boot
+                    "started", task=self.config.task, seed=self.config.seed, boot=self.voice.boot
                 )
             )
             if self.config.evaluate:
@@ -239,9 +200,9 @@ class Coordinator:
         return effects
 
     def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
-        if topic == self._topics.manifest:
+        if topic == self.voice.topics.manifest:
             return self._on_manifest(payload)
-        where = self._topics.parse_upward(topic)
+        where = self.voice.topics.parse_upward(topic)
         if where is None:
             return []
         try:
@@ -250,40 +211,25 @@ class Coordinator:
             return self._on_update(where, payload)
         except PeerError as error:
             self._tally.unreadable += 1
-            return [self._receipt(where.node, Receipt("unreadable", None, None, reason=str(error)))]
+            return [
+                self.voice.receipt(where.node, Receipt("unreadable", None, None, reason=str(error)))
+            ]
 
     def _on_manifest(self, payload: bytes) -> list[Effect]:
-        """Our own echo, or that of another aggregator: the higher (term, owner) leads, the other
-        one ends.
-        """
-        if payload == self._manifest:
-            self._may_take_over = False  # we lead: a higher term from now on took over from us
-            return []
-        try:
-            seen = codec.decode(Manifest, payload)
-        except PeerError:
-            self._tally.unreadable += 1
-            return [self._publish_manifest()]
-        if not self._is_ahead(seen):
-            return []
-        if seen.term >= LAST_TERM:
-            self._tally.unreadable += 1
-            return [self._publish_manifest()]
-        if seen.owner != self._owner and not self._may_take_over:
-            return self._stop(
-                f"run {self.config.run!r} is led by another aggregator (owner {seen.owner}, "
-                f"term {seen.term}): stop that one and set takeover = true, or choose another "
-                "run name"
-            )
-        self.term = seen.term + 1
-        self._bulletin.all_new()
-        return [Save(self.snapshot()), self._publish_manifest()]
-
-    def _is_ahead(self, seen: Manifest) -> bool:
-        """Whether another one leads, or we did, in a future that our own checkpoint lost."""
-        if (seen.term, seen.owner) == (self.term, self._owner):
-            return (seen.version, seen.round) > (self._release.version, self._round)
-        return (seen.term, seen.owner) > (self.term, self._owner)
+        match self.voice.meet(payload, self._release.version, self._round):
+            case Meeting.FINE:
+                return []
+            case Meeting.GARBAGE:
+                self._tally.unreadable += 1
+                return [self._publish_manifest()]
+            case Meeting.OUTRANKED:
+                self._bulletin.all_new()
+                return [Save(self.snapshot()), self._publish_manifest()]
+            case Meeting.LED:
+                return self._stop(
+                    f"run {self.config.run!r} is led by another aggregator ({self.voice.rival}): "
+                    "stop that one and set takeover = true, or choose another run name"
+                )
 
     def _on_state(self, node: str, state: NodeState, now: float) -> list[Effect]:
         self._bulletin.changed()
@@ -319,7 +265,7 @@ class Coordinator:
         """Send the receipts; write refusals down, up to a limit."""
         effects: list[Effect] = []
         for reply in replies:
-            effects.append(self._receipt(reply.node, reply.receipt))
+            effects.append(self.voice.receipt(reply.node, reply.receipt))
             self._bulletin.changed()
             if reply.refused is None:
                 continue
@@ -382,66 +328,39 @@ class Coordinator:
         self._over = True
         return [Stop(failure)]
 
-    def _stand_in(self, window: _Open) -> list[Effect]:
+    def _stand_in(self, window: Window) -> list[Effect]:
         """Late joiners take the places of members that are gone."""
-        effects: list[Effect] = []
-        present = set(self._roster.present(self.config.task))
-        late = sorted(present - window.bystanders - window.asked)
-        gone = sorted(
-            member
-            for member in window.asked - set(self._intake.in_hand)
-            if self._roster.is_gone(member)
-        )
-        for joiner, member in zip(late, gone, strict=False):
-            window.asked ^= {joiner, member}
-            self._intake.asked.add(joiner)
-            effects.append(self._record("stand_in", node=joiner, place_of=member))
-        return [Save(self.snapshot()), *effects, self._publish_manifest()] if effects else []
+        present = self._roster.present(self.config.task)
+        pairs = window.stand_ins(present, self._intake.in_hand, self._roster)
+        self._intake.asked.update(joiner for joiner, _ in pairs)
+        told = [self._record("stand_in", node=node, place_of=member) for node, member in pairs]
+        return [Save(self.snapshot()), *told, self._publish_manifest()] if pairs else []
 
     def _close_if_due(self, now: float) -> list[Effect]:
-        window = self._window
+        window, in_hand = self._window, self._intake.in_hand
         if window is None:
             return []
-        in_hand, least = len(self._intake.in_hand), self.config.rounds.min_updates
-        missing = window.asked - set(self._intake.in_hand)
-        if in_hand >= window.goal:
-            return self._flush(window, "goal", now)
-        if in_hand >= least and not any(self._may_deliver(node, window) for node in missing):
-            return self._flush(window, "nobody left to wait for", now)
-        if now < window.deadline_at:
+        least = self.config.rounds.min_updates
+        why = window.due(in_hand, least, self._roster, now)
+        if why is None:
             return []
-        if in_hand >= least:
-            return self._flush(window, "deadline", now)
+        if why != "below quorum":
+            return self._flush(window, why, now)
         self._window = None
         self._bulletin.changed()
-        reason = f"{in_hand} updates at the deadline, min_updates = {least}"
         return [
             self._record(
                 "carried_over",
-                in_hand=sorted(self._intake.in_hand),
-                missing=self._missing(window),
-                reason=reason,
+                in_hand=sorted(in_hand),
+                missing=window.why_missing(in_hand, self._roster),
+                reason=f"{len(in_hand)} updates at the deadline, min_updates = {least}",
             )
         ]
 
-    def _missing(self, window: _Open) -> dict[str, str]:
-        """Who was asked and has nothing in hand, and why."""
-        missing = self._roster.reasons(window.asked - set(self._intake.in_hand))
-        refused = window.refused.items()
-        return missing | {
-            node: f"refused: {reason}"[:200] for node, reason in refused if node in missing
-        }
-
-    def _may_deliver(self, node: str, window: _Open) -> bool:
-        """Whether an update of this member can still be expected in this window."""
-        return not (
-            node in window.refused or self._roster.is_gone(node) or self._roster.declines(node)
-        )
-
-    def _flush(self, window: _Open, why: str, now: float) -> list[Effect]:
+    def _flush(self, window: Window, why: str, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""
         counted = [one for _, one in sorted(self._intake.in_hand.items())]
-        missing = self._missing(window)
+        missing = window.why_missing(self._intake.in_hand, self._roster)
         version = self._release.version + 1
         self._optimizer_state, step = self._optimizer.apply(
             self._optimizer_state, rules.mean(self._intake.sum)
@@ -478,9 +397,12 @@ class Coordinator:
         return [
             Save(self.snapshot()),
             closed,
-            *self._publish_model(),
+            *self.voice.model(self._release),
             *(opened or [self._publish_manifest()]),
-            *(self._receipt(node, settled_receipt(verdict)) for node, verdict in verdicts.items()),
+            *(
+                self.voice.receipt(node, settled_receipt(verdict))
+                for node, verdict in verdicts.items()
+            ),
             *late,
             *([Evaluate(version, params)] if self.config.evaluate else []),
         ]
@@ -508,61 +430,20 @@ class Coordinator:
 
     def _open(self, asked: set[str], goal: int, bystanders: set[str], now: float) -> None:
         closes_at = now + self.config.rounds.deadline_s
-        self._window = _Open(asked, goal, now, closes_at, bystanders)
+        self._window = Window(asked, goal, now, closes_at, bystanders)
         self._intake.asked |= asked
         self._bulletin.changed()
 
     # What goes out
 
-    @property
-    def payload_limit_bytes(self) -> int:
-        """What fits into a packet beside its topic."""
-        return self._chunk_bytes
-
-    @property
-    def _slot(self) -> int:
-        return self._release.version % self.config.limits.keep_versions
-
-    def _publish_model(self) -> list[Publish]:
-        return release.chunk_messages(self._release, self._topics, self._slot, self._chunk_bytes)
-
     def _publish_manifest(self) -> Publish:
-        training = self.config.training
-        plan = Plan(
-            task=self.config.task,
-            seed=self.config.seed,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            compression=training.compression,
-            cohort=tuple(sorted(self._window.asked - set(self._intake.in_hand)))
-            if self._window
-            else (),
-            deadline_s=self.config.rounds.deadline_s,
-        )
-        manifest = release.manifest(
-            self._release,
-            run=self.config.run,
-            round_=self._round,
-            term=self.term,
-            owner=self._owner,
-            boot=self._boot,
-            connection=self.connection,
-            slot=self._slot,
-            chunk_bytes=self._chunk_bytes,
-            plan=plan,
-        )
-        self._manifest = codec.encode(manifest)
-        return Publish(self._topics.manifest, self._manifest, retain=True)
-
-    def _receipt(self, node: str, receipt: Receipt) -> Publish:
-        return Publish(self._topics.receipt(node), codec.encode(receipt))
+        cohort = self._window.missing(self._intake.in_hand) if self._window else ()
+        return self.voice.manifest(self._release, self._round, cohort)
 
     def _record(self, event: str, **entry: object) -> Record:
         head = {
             "event": event,
-            "term": self.term,
+            "term": self.voice.term,
             "round": self._round,
             "version": self._release.version,
             "model_sha256": self._release.model.hex(),
@@ -576,29 +457,23 @@ class Coordinator:
             now,
             lambda: self._state(now),
             self._roster,
-            self._topics,
-            self.payload_limit_bytes,
+            self.voice.topics,
+            self.voice.chunk_bytes,
         )
 
     def _state(self, now: float) -> AggregatorState:
         window = self._window
         shown = None
         if window is not None:
-            shown = Window(
-                round=self._round,
-                expected=window.goal,
-                arrived=tuple(sorted(self._intake.in_hand)),
-                missing=self._missing(window),
-                closes_in_s=max(0.0, window.deadline_at - now),
-            )
+            shown = window.shown(self._round, self._intake.in_hand, self._roster, now)
         present, needed = len(self._roster.present(self.config.task)), self.config.rounds.min_nodes
         waiting = f"waiting for nodes: {present} of {needed} present"
         return AggregatorState(
             alive=True,
-            owner=self._owner,
-            boot=self._boot,
-            connection=self.connection,
-            term=self.term,
+            owner=self.voice.owner,
+            boot=self.voice.boot,
+            connection=self.voice.connection,
+            term=self.voice.term,
             round=self._round,
             version=self._release.version,
             rounds=self.config.rounds.rounds,

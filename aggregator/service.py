@@ -74,7 +74,7 @@ class Shell:
                 checkpoints.save(config.state_dir, checkpoint, config.limits.keep_checkpoints)
             case Record(entry):
                 line = self._journal.append(self._wall_clock(), entry)
-                if len(line) <= self.coordinator.payload_limit_bytes:
+                if len(line) <= self.coordinator.voice.chunk_bytes:
                     self._link.publish(self._events_topic, line)
                 _log.info("%s", _told(entry))
             case Evaluate():
@@ -98,7 +98,7 @@ def run(config: Config) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: inbox.put(Stopping()))
         link = Transport(
-            config.broker, f"midge-{config.run}-aggregator", coordinator.will, inbox.put
+            config.broker, f"midge-{config.run}-aggregator", coordinator.voice.will, inbox.put
         )
         scorer = Evaluator(task, lambda: task.load("test", config.data_dir), inbox.put)
         shell = Shell(coordinator, link, scorer, journal, time.monotonic, time.time)

@@ -116,7 +116,7 @@ class _Aggregator:
         self.link = MemoryTransport(
             broker,
             f"midge-{config.run}-aggregator",
-            coordinator.will,
+            coordinator.voice.will,
             self.feed,
             config.broker.packet_limit_bytes,
         )

@@ -167,5 +167,5 @@ def _rows(text: str) -> list[list[str]]:
     return [
         row
         for row, after in zip(lines, [*lines[1:], [""]], strict=True)
-        if not set(row[0]) <= {"-"} and not set(after[0]) == {"-"}
+        if not set(row[0]) <= {"-"} and set(after[0]) != {"-"}
     ]

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,8 +81,7 @@ def test_every_folder_of_the_table_exists() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             path, _, anchor = target.partition("#")
             assert (page.parent / path).exists(), target
@@ -149,8 +147,8 @@ def test_the_two_machines_of_the_readme_work_over_either_broker(clone: Path, nam
         started.append(_start([MOSQUITTO, "-c", name], clone))
         python = [sys.executable, "-m"]
         node = [*python, "edge_node", "--config", "node.toml"]
-        for changes in (here, second):
-            started.append(_start(node, clone, _variables("NODE", changes)))
+        started.append(_start(node, clone, _variables("NODE", here)))
+        started.append(_start(node, clone, _variables("NODE", second)))
         command = [*python, "aggregator", "--config", "aggregator.toml"]
         started.append(_start(command, clone, _variables("AGGREGATOR", aggregator)))
         assert started[-1].wait(LONG_S) == 0
@@ -171,8 +169,9 @@ def _variables(side: str, changes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    """Ours, without a terminal's width and without another test's settings."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("MIDGE_NODE")}
+    """Ours, without settings of the services."""
+    sides = ("MIDGE_NODE_", "MIDGE_AGGREGATOR_")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(sides)}
     return {**ours, "COLUMNS": "100", **(more or {})}
 
 

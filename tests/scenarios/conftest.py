@@ -270,16 +270,22 @@ def _release(version: int) -> release.Release:
 def _manifest(version: int, words: Words) -> Manifest:
     cohort = tuple(words["asks"].split(",")) if "asks" in words else ()
     task, packing = words.get("task", "null"), words.get("compression", "none")
-    return release.manifest(
-        _release(version),
+    made = _release(version)
+    chunk_bytes = int(words.get("chunk", 1024))
+    return Manifest(
         run="r",
-        round_=int(words.get("round", version + 1)),
+        round=int(words.get("round", version + 1)),
+        version=version,
         term=int(words.get("term", 1)),
         owner=IDS[words.get("owner", "us")],
         boot=int(words.get("boot", 1)),
         connection=int(words.get("connection", 1)),
         slot=version % 3,
-        chunk_bytes=int(words.get("chunk", 1024)),
+        size=len(made.body),
+        chunk_bytes=chunk_bytes,
+        count=chunks.count(len(made.body), chunk_bytes),
+        digest=made.body_digest,
+        model=made.model,
         plan=Plan(task, 0, 1, 0, 0.1, 0.0, packing, cohort, 60.0),
     )
 
@@ -338,7 +344,9 @@ def _message(topic: str, payload: bytes) -> str:
     match topic.removeprefix("midge/v1/r/").split("/"):
         case ["down", "model"]:
             one = codec.decode(Manifest, payload)
-            return f"v{one.version} round {one.round} term {one.term} asks {_names(one.plan.cohort)}"
+            return (
+                f"v{one.version} round {one.round} term {one.term} asks {_names(one.plan.cohort)}"
+            )
         case ["down", "model", *_] | ["up", _, "update", _]:
             chunk = codec.decode(Chunk, payload)
             return f"chunk {chunk.index + 1} of {chunk.count} of {chunk.of}"

@@ -1,0 +1,100 @@
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aggregator import release
+from aggregator.config import Config
+from aggregator.voice import LAST_TERM, Meeting, Voice
+from shared import chunks, codec
+from shared.events import Connected
+from shared.messages import AggregatorState, Chunk, Manifest
+from shared.params import from_tensors
+
+US, OTHER = "1" * 16, "2" * 16
+PARAMS = from_tensors({"w": np.linspace(-1, 1, 50).reshape(5, 10), "b": [0.5]})
+RELEASE = release.make(7, PARAMS, {})
+
+
+def voice(*, takeover: bool = False, chunk_bytes: int = 100) -> Voice:
+    speaker = Voice(Config(run="r", takeover=takeover), US, boot=3, term=5)
+    speaker.connected(Connected(4, 2**20))
+    speaker.chunk_bytes = chunk_bytes
+    return speaker
+
+
+def seen(**changes: object) -> bytes:
+    head = codec.decode(Manifest, voice().manifest(RELEASE, 9, ()).payload)
+    return codec.encode(replace(head, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 100, 10**6])
+def test_a_node_can_put_the_version_together_from_manifest_and_chunks(chunk_bytes: int) -> None:
+    speaker = voice(chunk_bytes=chunk_bytes)
+    head = codec.decode(Manifest, speaker.manifest(RELEASE, 9, {"b", "a"}).payload)
+    sent = speaker.model(RELEASE)
+    assert len(sent) == head.count
+    assembly = chunks.Assembly(head.version, head.size, head.chunk_bytes)
+    for message in reversed(sent):
+        assembly.add(codec.decode(Chunk, message.payload))
+    assert assembly.complete
+    assert hashlib.sha256(assembly.body()).digest() == head.digest
+
+
+def test_a_manifest_says_who_leads_and_what_to_do() -> None:
+    message = voice().manifest(RELEASE, 9, {"b", "a"})
+    head = codec.decode(Manifest, message.payload)
+    assert message.retain
+    assert (head.owner, head.boot, head.connection, head.term) == (US, 3, 4, 5)
+    assert (head.round, head.version, head.slot) == (9, 7, 1)
+    assert head.model == PARAMS.digest
+    assert head.plan.cohort == ("a", "b")
+
+
+def test_chunks_are_retained_and_lie_in_their_slot() -> None:
+    speaker = voice(chunk_bytes=200)
+    sent = speaker.model(release.make(8, PARAMS, {}))
+    assert [message.topic for message in sent] == [
+        speaker.topics.model_chunk(2, 0),
+        speaker.topics.model_chunk(2, 1),
+    ]
+    assert all(message.retain for message in sent)
+
+
+def test_the_will_names_its_connection() -> None:
+    _, payload = voice().will(6)
+    state = codec.decode_json(AggregatorState, payload)
+    assert (state.alive, state.owner, state.boot, state.connection) == (False, US, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("payload", "meeting"),
+    [
+        (seen(), Meeting.FINE),
+        (seen(term=4, owner=OTHER), Meeting.FINE),
+        (seen(term=5, owner="0" * 16), Meeting.FINE),
+        (seen(term=5, owner=OTHER), Meeting.LED),
+        (seen(term=6, owner=OTHER), Meeting.LED),
+        (seen(term=6), Meeting.OUTRANKED),
+        (seen(round=10), Meeting.OUTRANKED),
+        (seen(version=8), Meeting.OUTRANKED),
+        (seen(term=LAST_TERM, owner=OTHER), Meeting.GARBAGE),
+        (b"", Meeting.GARBAGE),
+    ],
+)
+def test_the_higher_term_and_owner_leads(payload: bytes, meeting: Meeting) -> None:
+    assert voice().meet(payload, version=7, round_=9) is meeting
+
+
+def test_whoever_may_take_over_goes_above_the_other_term() -> None:
+    speaker = voice(takeover=True)
+    assert speaker.meet(seen(term=9, owner=OTHER), 7, 9) is Meeting.OUTRANKED
+    assert speaker.term == 10
+
+
+def test_once_our_own_manifest_stands_a_higher_term_took_over_from_us() -> None:
+    speaker = voice(takeover=True)
+    ours = speaker.manifest(RELEASE, 9, ()).payload
+    assert speaker.meet(ours, 7, 9) is Meeting.FINE
+    assert speaker.meet(seen(term=9, owner=OTHER), 7, 9) is Meeting.LED

@@ -1,0 +1,68 @@
+from aggregator.roster import Roster
+from aggregator.window import Window
+from shared.messages import NodeState
+
+
+def roster(*nodes: str) -> Roster:
+    known = Roster(max_nodes=10, grace_s=2.0)
+    for node in nodes:
+        known.heard(node, state(), 0.0)
+    return known
+
+
+def state(*, alive: bool = True, doing: str = "idle") -> NodeState:
+    return NodeState(
+        alive=alive, state_id="0" * 16, boot=1, connection=1, doing=doing, task="mnist"
+    )
+
+
+def window(*asked: str, goal: int = 2, deadline_at: float = 60.0) -> Window:
+    return Window(set(asked), goal, 0.0, deadline_at, set())
+
+
+def test_it_closes_at_its_goal() -> None:
+    assert window("a", "b", "c").due(["a", "c"], 1, roster("a", "b", "c"), 1.0) == "goal"
+
+
+def test_it_stays_open_while_somebody_may_deliver() -> None:
+    assert window("a", "b").due(["a"], 1, roster("a", "b"), 59.9) is None
+
+
+def test_it_closes_early_when_the_missing_are_gone() -> None:
+    known = roster("a", "b")
+    known.heard("b", state(alive=False), 1.0)
+    assert window("a", "b").due(["a"], 1, known, 2.0) is None
+    known.expire(3.0)
+    assert window("a", "b").due(["a"], 1, known, 3.0) == "nobody left to wait for"
+    assert window("a", "b").due(["a"], 2, known, 3.0) is None
+
+
+def test_it_closes_early_when_the_missing_were_refused() -> None:
+    open_window = window("a", "b")
+    open_window.refused["b"] = "stale"
+    assert open_window.due(["a"], 1, roster("a", "b"), 1.0) == "nobody left to wait for"
+    assert open_window.why_missing(["a"], roster("a", "b")) == {"b": "refused: stale"}
+
+
+def test_the_deadline_counts_what_is_there() -> None:
+    known = roster("a", "b")
+    assert window("a", "b").due(["a"], 1, known, 60.0) == "deadline"
+    assert window("a", "b").due(["a"], 2, known, 60.0) == "below quorum"
+
+
+def test_a_late_joiner_stands_in_for_a_member_that_is_gone() -> None:
+    known = roster("a", "b", "c", "d")
+    known.heard("b", state(alive=False, doing="stopped"), 1.0)
+    known.expire(1.0)
+    open_window = window("a", "b")
+    open_window.bystanders.add("c")
+    assert open_window.stand_ins(["a", "c", "d"], [], known) == [("d", "b")]
+    assert open_window.asked == {"a", "d"}
+    assert open_window.stand_ins(["a", "c", "d"], [], known) == []
+
+
+def test_people_see_who_is_missing_and_how_long_it_takes() -> None:
+    shown = window("a", "b").shown(4, ["a"], roster("a", "b"), 48.0)
+    assert (shown.round, shown.expected, shown.arrived) == (4, 2, ("a",))
+    assert shown.missing == {"b": "idle"}
+    assert shown.closes_in_s == 12.0
