@@ -14,7 +14,7 @@ to perform, in order; it reads no clock, opens no file, and its generator is pas
 
 import hashlib
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Protocol, assert_never
 
@@ -34,17 +34,16 @@ from edge_node.events import (
     TrainingFailed,
     Unsubscribe,
 )
+from edge_node.fetch import Fetch
 from shared import chunks, codec, compression
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
-from shared.messages import Chunk, Manifest, Model, NodeState, Offer, Receipt
+from shared.messages import Chunk, Manifest, NodeState, Offer, Receipt
 from shared.params import Params
 from shared.topics import Topics
 
 Event = Connected | Disconnected | Received | Refused | Stopping | Tick | Trained | TrainingFailed
 
-FETCH_WINDOW = 16
-"""Chunks asked for at a time: below the 20 messages in flight that brokers allow by default."""
 FETCH_PAUSE_S = 5.0
 """Without a new chunk for so long, the missing ones are asked for again."""
 HEADER_BYTES = 8192
@@ -84,19 +83,6 @@ as idle, or as uploading when an update waits from before a restart.
 """
 
 
-@dataclass(slots=True)
-class _Fetch:
-    """A model on its way in, and the manifest that announced it."""
-
-    manifest: Manifest
-    assembly: chunks.Assembly
-    subscribed: set[int] = field(default_factory=set)
-
-    def is_for(self, manifest: Manifest) -> bool:
-        """True when this manifest speaks of the same bytes in the same place."""
-        return _where(self.manifest) == _where(manifest)
-
-
 class Agent:
     """One node. `memory` is what it remembers over a crash, already with the number of this
     boot.
@@ -113,7 +99,7 @@ class Agent:
         self._packet_limit_bytes = config.broker.packet_limit_bytes
         self._manifest: Manifest | None = None
         self._held: tuple[int, bytes, Params] | None = None  # version, digest, parameters
-        self._fetch: _Fetch | None = None
+        self._fetch: Fetch | None = None
         self._fetched_bytes = 0
         self._job: Manifest | None = None  # training for it runs
         self._note = ""
@@ -190,7 +176,7 @@ class Agent:
         """Whatever runs goes on; what needs the link waits for the next connection."""
         self._online = False
         if self._fetch is not None:
-            self._fetch.subscribed.clear()
+            self._fetch.forget_link()
         self._offer_at = self._fetch_at = self._repeat_at = None
         return [Log(logging.WARNING, reason)]
 
@@ -239,23 +225,20 @@ class Agent:
         return effects
 
     def _on_chunk(self, chunk: Chunk, now: float) -> list[Effect]:
-        if self._fetch is None:
+        fetch = self._fetch
+        if fetch is None:
             return []
-        manifest, assembly = self._fetch.manifest, self._fetch.assembly
-        if chunk.of != assembly.of:
+        if not fetch.take(chunk):
             # The slot was overwritten by a newer version: read the manifest again.
             return [Unsubscribe((self._topics.manifest,)), Subscribe((self._topics.manifest,))]
-        assembly.add(chunk)
-        if not assembly.complete:
+        if not fetch.complete:
             return self._ask_for_chunks(now)
-        body = assembly.body()
         done = self._end_fetch()
         try:
-            params = _unpack(manifest, body)
+            self._held = fetch.params()
         except PeerError as error:
             self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
             return [*done, Log(logging.WARNING, f"{error}, fetching it again")]
-        self._held = (manifest.version, manifest.model, params)
         return done + self._follow(now)
 
     def _on_receipt(self, receipt: Receipt, now: float) -> list[Effect]:
@@ -283,7 +266,7 @@ class Agent:
         self._offer_at = None
         self._enter(Phase.IDLE)
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
-        return [Keep(self.memory), log, *self._follow(now)]
+        return [log, *self._follow(now), Keep(self.memory)]
 
     def _on_want(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
         size = chunks.chunk_size(self._packet_limit_bytes)
@@ -341,7 +324,7 @@ class Agent:
             effects += self._offer(now)
         if self._fetch_at is not None and self._fetch_at <= now:
             self._fetch_at = None
-            effects += self._unsubscribe_chunks()
+            effects += self._fetch.let_go() if self._fetch is not None else []
             effects += self._follow(now)
         return effects
 
@@ -374,9 +357,7 @@ class Agent:
             effects.append(Train(manifest.round, self._held[2], manifest.plan))
         elif not held and (asked or self._held is None or self._fetch is not None):
             self._enter(Phase.FETCHING)
-            if self._fetch is None:
-                assembly = chunks.Assembly(manifest.version, manifest.size, manifest.chunk_bytes)
-                self._fetch = _Fetch(manifest, assembly)
+            self._fetch = self._fetch or Fetch(manifest, self._topics)
             effects += self._ask_for_chunks(now)
         elif self.phase is not Phase.DECLINED or round_ != self.memory.trained:
             self._enter(Phase.IDLE)  # a failure stands until the next round
@@ -393,37 +374,17 @@ class Agent:
         return ""
 
     def _ask_for_chunks(self, now: float) -> list[Effect]:
-        """Keep up to FETCH_WINDOW missing chunks subscribed."""
         if self._fetch is None or not self._online:
             return []
-        missing, subscribed = self._fetch.assembly.missing(), self._fetch.subscribed
-        wanted = set(missing[:FETCH_WINDOW])
-        fresh, done = sorted(wanted - subscribed), sorted(subscribed - set(missing))
-        self._fetch.subscribed = (subscribed | wanted) - set(done)
         self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
-        slot = self._fetch.manifest.slot
-        effects: list[Effect] = []
-        if done:
-            topics = tuple(self._topics.model_chunk(slot, index) for index in done)
-            effects.append(Unsubscribe(topics))
-        if fresh:
-            topics = tuple(self._topics.model_chunk(slot, index) for index in fresh)
-            effects.append(Subscribe(topics))
-        return effects
+        return self._fetch.ask()
 
     def _end_fetch(self) -> list[Effect]:
-        effects = self._unsubscribe_chunks()
+        effects = self._fetch.let_go() if self._fetch is not None else []
         self._fetch = None
         self._fetch_at = None
         self._enter(Phase.IDLE)
         return effects
-
-    def _unsubscribe_chunks(self) -> list[Effect]:
-        if self._fetch is None or not self._fetch.subscribed:
-            return []
-        slot, asked = self._fetch.manifest.slot, sorted(self._fetch.subscribed)
-        self._fetch.subscribed.clear()
-        return [Unsubscribe(tuple(self._topics.model_chunk(slot, index) for index in asked))]
 
     # Seeing an update through
 
@@ -493,16 +454,6 @@ class Agent:
         ]
 
 
-def _unpack(manifest: Manifest, body: bytearray) -> Params:
-    """The parameters in a fetched body; PeerError when they are not what the manifest says."""
-    if hashlib.sha256(body).digest() != manifest.digest:
-        raise PeerError("the model does not match its digest")
-    params = codec.model_params(codec.decode(Model, body))
-    if params.digest != manifest.model:
-        raise PeerError("the model is not the one that the manifest names")
-    return params
-
-
 def _came_anew(before: Manifest, after: Manifest) -> bool:
     """True when the aggregator started or connected again between the two."""
     return (before.term, before.owner, before.boot, before.connection) != (
@@ -516,8 +467,3 @@ def _came_anew(before: Manifest, after: Manifest) -> bool:
 def _place(manifest: Manifest) -> tuple[int, int, int]:
     """Where a manifest stands among those of its (term, owner): none of the three goes back."""
     return (manifest.version, manifest.round, manifest.connection)
-
-
-def _where(manifest: Manifest) -> tuple[bytes, int, int]:
-    """Which body, and where its chunks are."""
-    return (manifest.digest, manifest.slot, manifest.chunk_bytes)

@@ -1,0 +1,80 @@
+"""A model on its way in: which chunks are here, which are asked for. Pure."""
+
+import hashlib
+
+from edge_node.events import Effect, Subscribe, Unsubscribe
+from shared import chunks, codec
+from shared.errors import PeerError
+from shared.messages import Chunk, Manifest, Model
+from shared.params import Params
+from shared.topics import Topics
+
+FETCH_WINDOW = 16
+"""Chunks asked for at a time: below the 20 messages in flight that brokers allow by default."""
+
+
+class Fetch:
+    """The chunks of the model that a manifest announced, each subscribed by its exact topic."""
+
+    def __init__(self, manifest: Manifest, topics: Topics) -> None:
+        self._manifest = manifest
+        self._topics = topics
+        self._assembly = chunks.Assembly(manifest.version, manifest.size, manifest.chunk_bytes)
+        self._asked: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """True when every chunk is here."""
+        return self._assembly.complete
+
+    def is_for(self, manifest: Manifest) -> bool:
+        """True when this manifest speaks of the same bytes in the same place."""
+        return _where(self._manifest) == _where(manifest)
+
+    def take(self, chunk: Chunk) -> bool:
+        """Take a chunk; False when it is of another version. PeerError when it does not fit."""
+        if chunk.of != self._assembly.of:
+            return False
+        self._assembly.add(chunk)
+        return True
+
+    def ask(self) -> list[Effect]:
+        """Keep up to FETCH_WINDOW missing chunks subscribed."""
+        missing = self._assembly.missing()
+        wanted = set(missing[:FETCH_WINDOW])
+        fresh, done = sorted(wanted - self._asked), sorted(self._asked - set(missing))
+        self._asked = (self._asked | wanted) - set(done)
+        effects: list[Effect] = []
+        if done:
+            effects.append(Unsubscribe(self._names(done)))
+        if fresh:
+            effects.append(Subscribe(self._names(fresh)))
+        return effects
+
+    def let_go(self) -> list[Effect]:
+        """Ask for nothing any more; what is here stays."""
+        asked = sorted(self._asked)
+        self._asked.clear()
+        return [Unsubscribe(self._names(asked))] if asked else []
+
+    def forget_link(self) -> None:
+        """The session ended, and every subscription with it."""
+        self._asked.clear()
+
+    def params(self) -> tuple[int, bytes, Params]:
+        """Version, digest and parameters; PeerError when they are not what the manifest says."""
+        manifest, body = self._manifest, self._assembly.body()
+        if hashlib.sha256(body).digest() != manifest.digest:
+            raise PeerError("the model does not match its digest")
+        params = codec.model_params(codec.decode(Model, body))
+        if params.digest != manifest.model:
+            raise PeerError("the model is not the one that the manifest names")
+        return manifest.version, manifest.model, params
+
+    def _names(self, indices: list[int]) -> tuple[str, ...]:
+        return tuple(self._topics.model_chunk(self._manifest.slot, index) for index in indices)
+
+
+def _where(manifest: Manifest) -> tuple[bytes, int, int]:
+    """Which body, and where its chunks are."""
+    return (manifest.digest, manifest.slot, manifest.chunk_bytes)

@@ -1,0 +1,467 @@
+"""What holds for the agent whatever happens; its stories are in tests/scenarios."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from edge_node.agent import TRANSITIONS, Agent, Event, Phase
+from edge_node.config import Config
+from edge_node.events import (
+    Effect,
+    Entry,
+    Keep,
+    Memory,
+    Publish,
+    StopTraining,
+    Subscribe,
+    Train,
+    Trained,
+    TrainingFailed,
+    Unsubscribe,
+)
+from edge_node.fetch import FETCH_WINDOW
+from shared import chunks, codec
+from shared.events import Connected, Disconnected, Received, Tick
+from shared.messages import Manifest, NodeState, Offer, Plan, Receipt
+from shared.params import Params, Spec
+from shared.topics import Topics
+
+TOPICS = Topics("default")
+SPEC = Spec((("w", (3,)),))
+FRESH = Memory(16 * "1")
+OWNERS = (16 * "a", 16 * "b")
+CONNECTED = Connected(1, 1024 + 8)
+"""Packets that hold 8 bytes of a chunk: an update has two, a model a dozen."""
+
+
+def model(version: int, owner: str = OWNERS[0]) -> Params:
+    return Params(SPEC, np.full(3, version + 100 * OWNERS.index(owner), np.float32))
+
+
+def manifest(version: int, *cohort: str, owner: str = OWNERS[0], **changes: Any) -> Manifest:  # noqa: ANN401
+    body = codec.model_body(model(version, owner), version, {})
+    made = Manifest(
+        run="default",
+        round=version + 1,
+        version=version,
+        term=1,
+        owner=owner,
+        boot=1,
+        connection=1,
+        slot=version % 3,
+        size=len(body),
+        chunk_bytes=8,
+        count=chunks.count(len(body), 8),
+        digest=hashlib.sha256(body).digest(),
+        model=model(version, owner).digest,
+        plan=Plan("null", 0, 1, 0, 0.1, 0.0, "none", cohort, 60.0),
+    )
+    plan = replace(made.plan, **changes.pop("plan", {}))
+    return replace(made, plan=plan, **changes)
+
+
+def told(message: Manifest) -> Received:
+    return Received(TOPICS.manifest, codec.encode(message))
+
+
+def body_of(version: int, owner: str = OWNERS[0]) -> list[Received]:
+    """All chunks of a model."""
+    body = codec.model_body(model(version, owner), version, {})
+    return [
+        Received(
+            TOPICS.model_chunk(version % 3, index),
+            codec.encode(chunks.cut(body, version, index, 8)),
+        )
+        for index in range(chunks.count(len(body), 8))
+    ]
+
+
+def receipt(kind: Any, counter: int = 1, **rest: Any) -> Received:  # noqa: ANN401
+    return Received(
+        TOPICS.receipt("node"), codec.encode(Receipt(kind, FRESH.state_id, counter, **rest))
+    )
+
+
+def trained(round_: int, value: float = 1.0) -> Trained:
+    return Trained(round_, Params(SPEC, np.full(3, value, np.float32)), 10, {"train_loss": 0.1})
+
+
+def agent(memory: Memory = FRESH, **changes: Any) -> Agent:  # noqa: ANN401
+    return Agent(Config(task="null", **changes), memory, np.random.default_rng(1))
+
+
+def feed(machine: Agent, *events: Event, now: float = 0.0) -> list[Effect]:
+    return [effect for event in events for effect in machine.handle(event, now)]
+
+
+def published(effects: Iterable[Effect], topic: str) -> list[bytes]:
+    return [
+        effect.payload
+        for effect in effects
+        if isinstance(effect, Publish) and effect.topic == topic
+    ]
+
+
+# Phases
+
+ASKED: list[Event] = [CONNECTED, told(manifest(0, "node"))]
+TRAINING: list[Event] = [*ASKED, *body_of(0)]
+UPLOADING: list[Event] = [*TRAINING, trained(1)]
+WAITING: list[Event] = [*UPLOADING, receipt("want")]
+DECLINED: list[Event] = [*TRAINING, TrainingFailed(1, "no data")]
+WAYS: dict[tuple[Phase, Phase], list[Event]] = {
+    (Phase.IDLE, Phase.FETCHING): ASKED,
+    (Phase.IDLE, Phase.TRAINING): TRAINING,
+    (Phase.IDLE, Phase.DECLINED): [CONNECTED, told(manifest(0, plan={"task": "other"}))],
+    (Phase.FETCHING, Phase.IDLE): TRAINING,
+    (Phase.TRAINING, Phase.IDLE): [*TRAINING, told(manifest(1))],
+    (Phase.TRAINING, Phase.UPLOADING): UPLOADING,
+    (Phase.TRAINING, Phase.DECLINED): DECLINED,
+    (Phase.UPLOADING, Phase.BACKING_OFF): WAITING,
+    (Phase.UPLOADING, Phase.IDLE): [*UPLOADING, receipt("settled", version=1)],
+    (Phase.BACKING_OFF, Phase.UPLOADING): [*WAITING, Disconnected("lost"), CONNECTED],
+    (Phase.BACKING_OFF, Phase.IDLE): [*WAITING, receipt("settled", version=1)],
+    (Phase.DECLINED, Phase.IDLE): [*DECLINED, told(manifest(1))],
+    (Phase.DECLINED, Phase.FETCHING): [*DECLINED, told(manifest(1, "node"))],
+    (Phase.DECLINED, Phase.TRAINING): [*DECLINED, told(manifest(0, "node", round=2))],
+}
+"""For each legal transition the shortest way to it."""
+
+
+class Walker(Agent):
+    """Notes each step that it takes."""
+
+    steps: list[tuple[Phase, Phase]]
+
+    def _enter(self, phase: Phase, note: str = "") -> None:
+        self.steps.append((self.phase, phase))
+        super()._enter(phase, note)
+
+
+@pytest.mark.parametrize("step", WAYS, ids=lambda step: f"{step[0].name}-{step[1].name}")
+def test_the_transition_is_reachable(step: tuple[Phase, Phase]) -> None:
+    walker = Walker(Config(task="null"), FRESH, np.random.default_rng(1))
+    walker.steps = []
+    feed(walker, *WAYS[step])
+    assert walker.phase is step[1] or step == (Phase.FETCHING, Phase.IDLE)
+    assert walker.steps[-1] == step or step in walker.steps
+
+
+def test_every_legal_transition_has_a_way() -> None:
+    legal = {(phase, after) for phase, afters in TRANSITIONS.items() for after in afters}
+    assert set(WAYS) == legal
+    assert set(TRANSITIONS) == set(Phase)
+
+
+def test_an_illegal_transition_is_a_bug() -> None:
+    machine = agent()
+    with pytest.raises(AssertionError, match="no way"):
+        machine._enter(Phase.BACKING_OFF)
+
+
+# Whatever happens
+
+
+class Life(RuleBasedStateMachine):
+    """Two aggregators and a network that do anything at any time; the disk holds what was kept."""
+
+    @initialize(inline=st.booleans())
+    def begin(self, *, inline: bool) -> None:
+        self.inline = inline
+        self.now = 100.0
+        self.disk = FRESH
+        self.online = False
+        self.job: Train | None = None
+        self.newest: dict[tuple[int, str], tuple[int, int, int]] = {}
+        self.digests: dict[int, bytes] = {}
+        self.settled: set[int] = set()
+        self.restart()
+
+    # What happens
+
+    @rule()
+    def restart(self) -> None:
+        self.disk = replace(self.disk, boot=self.disk.boot + 1)
+        self.machine = agent(self.disk, inline_bytes=8192 if self.inline else 0)
+        self.connection = 0
+        self.job = None
+        self.topics: set[str] = set()
+        self.reconnect()
+
+    @rule()
+    def reconnect(self) -> None:
+        if self.connection:
+            self.feed(Disconnected("lost"))
+        self.topics = set()
+        self.connection += 1
+        self.feed(replace(CONNECTED, connection=self.connection))
+
+    @rule(
+        version=st.integers(0, 4),
+        rounds=st.integers(0, 2),
+        term=st.sampled_from([1, 1, 2]),
+        owner=st.sampled_from(OWNERS),
+        connection=st.integers(1, 2),
+        asked=st.sampled_from([True, True, False]),
+        task=st.sampled_from(["null", "null", "null", "other"]),
+        chunk_bytes=st.sampled_from([8, 8, 16]),
+    )
+    def follow(
+        self,
+        version: int,
+        rounds: int,
+        term: int,
+        owner: str,
+        connection: int,
+        *,
+        asked: bool,
+        task: str,
+        chunk_bytes: int,
+    ) -> None:
+        made = manifest(version, *(["node"] if asked else []), owner=owner, plan={"task": task})
+        made = replace(
+            made,
+            term=term,
+            round=version + 1 + rounds,
+            connection=connection,
+            chunk_bytes=chunk_bytes,
+            count=chunks.count(made.size, chunk_bytes),
+        )
+        self.feed(told(made))
+
+    @rule(version=st.integers(0, 4), owner=st.sampled_from(OWNERS), data=st.data())
+    def model_arrives(self, version: int, owner: str, data: st.DataObject) -> None:
+        parts = body_of(version, owner)
+        if data.draw(st.booleans()):
+            parts = data.draw(st.lists(st.sampled_from(parts), max_size=4))
+        for part in parts:
+            if part.topic in self.topics:
+                self.feed(part)
+
+    @rule()
+    def fetched(self) -> None:
+        """Whatever it fetches comes, all of it."""
+        fetch = self.machine._fetch
+        if fetch is not None and fetch._manifest.chunk_bytes == 8:
+            for part in body_of(fetch._manifest.version, fetch._manifest.owner):
+                self.feed(part)
+
+    @rule(value=st.floats(-1, 1, width=32), fails=st.sampled_from([False, False, True]))
+    def training_ends(self, value: float, *, fails: bool) -> None:
+        if self.job is not None:
+            round_ = self.job.round
+            self.job = None
+            self.feed(TrainingFailed(round_, "no data") if fails else trained(round_, value))
+
+    @rule(
+        kind=st.sampled_from(["want", "all", "counted", "refused", "unreadable", "other"]),
+    )
+    def answered(self, kind: str) -> None:
+        counter = self.disk.counter
+        match kind:
+            case "want":
+                self.feed(receipt("want", counter, missing=b"\x03"))
+            case "all":
+                self.feed(receipt("want", counter))
+            case "counted" | "refused":
+                self.settled.add(counter)
+                version = 1 if kind == "counted" else None
+                self.feed(receipt("settled", counter, version=version, reason="because"))
+            case "unreadable":
+                self.feed(receipt("unreadable", counter, reason="garbage"))
+            case "other":
+                self.feed(receipt("settled", counter + 1, version=1))
+
+    @rule(alive=st.booleans(), noise=st.binary(max_size=20))
+    def noise(self, *, alive: bool, noise: bytes) -> None:
+        state = NodeState(alive=alive, state_id=FRESH.state_id, boot=1, connection=1)
+        self.feed(Received(TOPICS.state("node"), codec.encode_json(state)))
+        for topic in (TOPICS.manifest, TOPICS.receipt("node"), TOPICS.model_chunk(0, 0)):
+            self.feed(Received(topic, noise))
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 3.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while (at := self.machine.next_deadline()) is not None and at <= end:
+            self.now = max(self.now, at)
+            self.feed(Tick())
+            after = self.machine.next_deadline()
+            assert after is None or after > self.now, "a busy loop"
+        self.now = end
+
+    # What must hold
+
+    def feed(self, event: Event) -> None:
+        """Hand over an event and look at each effect in its order."""
+        for effect in self.machine.handle(event, self.now):
+            match effect:
+                case Keep(memory):
+                    self.check_memory(memory)
+                    self.disk = memory
+                case Publish(topic, payload) if topic == TOPICS.offer("node"):
+                    self.check_offer(codec.decode(Offer, payload))
+                case Train():
+                    self.check_training(effect)
+                    self.job = effect
+                case StopTraining():
+                    self.job = None
+                case Subscribe(topics):
+                    self.topics |= set(topics)
+                case Unsubscribe(topics):
+                    assert set(topics) <= self.topics, "it gives back what it never asked for"
+                    self.topics -= set(topics)
+
+    def check_memory(self, memory: Memory) -> None:
+        before = self.disk
+        assert (memory.term, memory.owner) >= (before.term, before.owner)
+        assert memory.counter - before.counter in (0, 1)
+        if before.entry is not None and memory.entry != before.entry:
+            assert before.entry.counter in self.settled, "an update is gone that was not settled"
+        if memory.entry is not None:
+            known = self.digests.setdefault(memory.entry.counter, memory.entry.digest)
+            assert known == memory.entry.digest, "two updates of one name"
+
+    def check_offer(self, offer: Offer) -> None:
+        entry = self.disk.entry
+        assert entry is not None, "it offers what is not on disk"
+        assert (offer.counter, offer.digest) == (entry.counter, entry.digest)
+
+    def check_training(self, job: Train) -> None:
+        now = self.machine._manifest
+        assert self.job is None, "two jobs at a time"
+        assert self.disk.entry is None, "it trains before its update is settled"
+        assert now is not None
+        assert job.base.digest == now.model
+        assert "node" in now.plan.cohort
+        assert (now.term, job.round) > self.disk.trained
+
+    @invariant()
+    def what_is_fetched_is_bounded_and_given_back(self) -> None:
+        if hasattr(self, "machine"):
+            asked = [topic for topic in self.topics if TOPICS.parse_model_chunk(topic)]
+            assert len(asked) <= FETCH_WINDOW
+            assert not asked or self.machine.phase is Phase.FETCHING
+
+    @invariant()
+    def the_phase_is_what_it_does(self) -> None:
+        if hasattr(self, "machine"):
+            phase = self.machine.phase
+            assert (phase is Phase.TRAINING) == (self.job is not None)
+            assert (phase in (Phase.UPLOADING, Phase.BACKING_OFF)) == (self.disk.entry is not None)
+
+
+Life.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
+TestLife = Life.TestCase
+
+
+EXTREMES: list[Any] = [None, True, -1, 0, 2**53, 2**64 - 1, 1e308, "", 201 * "x", b"", bytes(32)]
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_no_message_makes_it_raise(data: st.DataObject) -> None:
+    """True messages with fields put to extremes or bytes changed, in every phase."""
+    phases = [ASKED, TRAINING, UPLOADING, WAITING, DECLINED]
+    machine = agent()
+    feed(machine, *data.draw(st.sampled_from(phases)))
+    true: list[tuple[str, Any]] = [
+        (TOPICS.manifest, manifest(1, "node")),
+        (TOPICS.receipt("node"), Receipt("want", FRESH.state_id, 1, missing=b"\x03")),
+        (TOPICS.receipt("node"), Receipt("settled", FRESH.state_id, 1, version=1)),
+        (TOPICS.model_chunk(0, 0), chunks.cut(bytes(9), 0, 0, 8)),
+        (
+            TOPICS.state("node"),
+            NodeState(alive=False, state_id=FRESH.state_id, boot=1, connection=1),
+        ),
+    ]
+    for now in range(data.draw(st.integers(1, 6))):
+        topic, message = data.draw(st.sampled_from(true))
+        values = {field.name: getattr(message, field.name) for field in fields(message)}
+        for name in data.draw(st.sets(st.sampled_from(sorted(values)), max_size=2)):
+            values[name] = data.draw(st.sampled_from(EXTREMES))
+        try:
+            as_json = topic == TOPICS.state("node")
+            payload = codec.encode_json(values) if as_json else codec.encode(values)
+        except TypeError:  # bytes in JSON
+            payload = b"{"
+        if data.draw(st.booleans()):
+            place = data.draw(st.integers(0, len(payload)))
+            payload = payload[:place] + data.draw(st.binary(max_size=3)) + payload[place + 2 :]
+        feed(machine, Received(topic, payload), Tick(), now=float(now))
+
+
+# Conversations that must come to rest
+
+
+def test_births_that_are_refused_are_repeated_ever_more_slowly() -> None:
+    """The aggregator answers each with `unreadable`, as one whose roster is full does."""
+    machine = agent()
+    feed(machine, CONNECTED, told(manifest(0)), receipt("unreadable", reason="the roster is full"))
+    now, births = 0.0, 0
+    while (at := machine.next_deadline()) is not None and at < 600:
+        now = max(now, at)
+        effects = feed(machine, Tick(), now=now)
+        births += len(published(effects, TOPICS.state("node")))
+        if published(effects, TOPICS.state("node")):
+            feed(machine, receipt("unreadable", reason="the roster is full"), now=now)
+    assert 8 < births < 40
+
+
+def test_a_model_that_is_never_right_is_fetched_with_pauses() -> None:
+    """The chunks make up the body that the manifest names, but not the model."""
+    machine = agent()
+    wrong = manifest(0, "node", model=model(7).digest)
+    effects = feed(machine, CONNECTED, told(wrong), *body_of(0))
+    now, fetches = 0.0, 1
+    while (at := machine.next_deadline()) is not None and at < 600:
+        now = max(now, at)
+        effects = feed(machine, Tick(), now=now)
+        if any(isinstance(effect, Subscribe) for effect in effects):
+            fetches += 1
+            effects += feed(machine, *body_of(0), now=now)
+        assert not any(isinstance(effect, Train) for effect in effects)
+    assert 60 < fetches < 240
+
+
+def test_a_fleet_does_not_offer_in_step() -> None:
+    """The pauses are jittered: two nodes that finish together offer again apart."""
+    times = set()
+    for seed in range(20):
+        machine = Agent(Config(task="null"), FRESH, np.random.default_rng(seed))
+        feed(machine, *UPLOADING)
+        times.add(machine._offer_at)
+    assert len(times) == 20
+
+
+def test_an_update_survives_any_number_of_restarts_as_it_is() -> None:
+    machine = agent()
+    (kept,) = [effect.memory for effect in feed(machine, *UPLOADING) if isinstance(effect, Keep)][
+        -1:
+    ]
+    offers = set()
+    for boot in range(2, 6):
+        machine = agent(replace(kept, boot=boot))
+        offers |= set(published(feed(machine, CONNECTED), TOPICS.offer("node")))
+    assert len(offers) == 1
+
+
+def test_an_offer_fits_the_packet_however_much_may_ride_in_it() -> None:
+    """Nor do the largest metrics that the wire allows make it too large."""
+    metrics = {f"{number:040}": 1.0 for number in range(31)}
+    body = bytes(20_000)
+    entry = Entry(1, 1, 0, bytes(32), bytes(32), 1, metrics, "none", body, bytes(32))
+    for limit in (16 * 1024, 32 * 1024):
+        machine = agent(replace(FRESH, counter=1, entry=entry), inline_bytes=2**20)
+        effects = feed(machine, Connected(1, limit))
+        (offer,) = published(effects, TOPICS.offer("node"))
+        assert len(offer) <= limit - 256
+        for part in feed(machine, receipt("want", missing=b"\xff")):
+            if isinstance(part, Publish):
+                assert len(part.payload) <= limit - 256
