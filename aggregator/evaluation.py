@@ -45,7 +45,7 @@ class Evaluator:
         try:
             if self._data is None:
                 self._data = self._load_test()
-        except Exception as error:  # noqa: BLE001 - whatever the task's author did
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's author did
             _log.debug("loading the test data failed", exc_info=True)
             return EvaluationFailed(job.version, failure(error))
         return evaluate(self._task, self._data, job)
@@ -57,7 +57,7 @@ def evaluate(task: Task, data: Data, job: Evaluate) -> Evaluated | EvaluationFai
         return EvaluationFailed(job.version, "there are no test samples")
     try:
         score = task.score(job.params, data)
-    except Exception as error:  # noqa: BLE001 - whatever the task's author did
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's author did
         _log.debug("scoring version %d failed", job.version, exc_info=True)
         return EvaluationFailed(job.version, failure(error))
     for name, value in (("loss", score.loss), ("accuracy", score.accuracy)):

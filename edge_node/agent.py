@@ -266,7 +266,7 @@ class Agent:
         self._offer_at = None
         self._enter(Phase.IDLE)
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
-        return [log, *self._follow(now), Keep(self.memory)]
+        return [Keep(self.memory), log, *self._follow(now)]
 
     def _on_want(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
         size = chunks.chunk_size(self._packet_limit_bytes)

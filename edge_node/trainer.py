@@ -73,7 +73,7 @@ class Trainer:
             if self._loaded is None:
                 task = self._task()
                 self._loaded = task, self._shard(task)
-        except Exception as error:  # noqa: BLE001 - whatever the task's author did
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's author did
             _log.debug("loading the task or its data failed", exc_info=True)
             return TrainingFailed(job.round, failure(error))
         task, data = self._loaded
@@ -98,7 +98,7 @@ def local_update(
         metrics = {name: float(value) for name, value in given.items()}
         with np.errstate(all="ignore"):
             delta = subtract(after, job.base)
-    except Exception as error:  # noqa: BLE001 - whatever the task's author did
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's author did
         _log.debug("training in round %d failed", job.round, exc_info=True)
         return TrainingFailed(job.round, failure(error))
     if not (np.isfinite(delta.flat).all() and all(map(math.isfinite, metrics.values()))):

@@ -110,7 +110,7 @@ def find(name: str) -> Task:
         raise ConfigError(
             f"task {name!r}: {failure(error)}; name the variable that holds the task"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"task {name!r} cannot be imported ({failure(error)}): "
             "go to the folder that holds it, or name that folder in PYTHONPATH"
@@ -123,7 +123,7 @@ def find(name: str) -> Task:
     return replace(found, name=name)
 
 
-def failure(error: Exception) -> str:
+def failure(error: BaseException) -> str:
     """One line for people on why a task's function failed."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else ""

@@ -120,6 +120,7 @@ class Federation(RuleBasedStateMachine):
         limits = self.config.limits
         self.bits = rules.grid_bits(limits.max_nodes, limits.max_samples, limits.max_abs_delta)
         self.now = 100.0
+        self.online = False
         self.disk = FRESH
         self.models = {0: ZEROS}
         self.boots = dict.fromkeys(NODES, 1)

@@ -131,16 +131,16 @@ def test_signals_on_signals_do_not_disturb_the_end(place: "Workplace") -> None:
     nothing_left(place)
 
 
-@pytest.mark.parametrize("where", [(), ("--in-memory",)])
+@pytest.mark.parametrize(("error", "where"), [("SystemExit", ()), ("ValueError", ("--in-memory",))])
 def test_a_demo_in_which_no_node_can_train_ends_with_the_reason(
-    place: "Workplace", where: tuple[str, ...]
+    place: "Workplace", error: str, where: tuple[str, ...]
 ) -> None:
-    (place.home / "broken.py").write_text(BROKEN)
+    (place.home / "broken.py").write_text(BROKEN.replace("ValueError", error))
     demo = place.midge("demo", "--task", "broken:task", "--nodes", "2", *where)
     assert demo.wait() == 1
     nothing_left(place)
     last = demo.text().splitlines()[-1]
-    assert last == "error: no node can train: ValueError: no sensor is connected"
+    assert last == f"error: no node can train: {error}: no sensor is connected"
     assert "Traceback" not in demo.text()
 
 

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
+    from tests.system.conftest import Mosquitto
     from tests.system.federation.conftest import Fleet, Process, Result
 
     InMemory = Callable[..., Result]
@@ -60,6 +62,46 @@ def test_a_run_gives_the_model_of_the_run_in_memory_in_whatever_order_they_start
     nothing_counted_twice(fleet)
     state = fleet.state(lambda state: not state.alive, "the aggregator's last words")
     assert (state.doing, state.version) == ("finished", 3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings"),
+    [
+        (["max_packet_size 16384"], {}),
+        ([], {"protocol": "3.1.1", "packet_limit_bytes": 128_000}),
+    ],
+    ids=["small packets", "3.1.1"],
+)
+def test_a_run_gives_the_same_model_over_a_lesser_broker(
+    fleet: "Fleet",
+    mosquitto: Callable[..., "Mosquitto"],
+    in_memory: "InMemory",
+    lines: list[str],
+    settings: dict[str, object],
+) -> None:
+    fleet.broker = mosquitto(*lines)
+    fleet.task = "null"
+    reach = fleet.broker.settings(**settings)
+    aggregator = fleet.aggregator(broker=reach)
+    for name in ("node-1", "node-2", "node-3"):
+        fleet.node(name, broker=reach)
+    same = in_memory("null")
+    assert finish(fleet, aggregator) == (same.model_sha256, same.ledger_sha256)
+    nothing_counted_twice(fleet)
+
+
+def test_a_waiting_node_has_loaded_nothing_that_training_needs(fleet: "Fleet") -> None:
+    fleet.task = "digits"
+    fleet.aggregator()
+    node = fleet.node("node-1")
+    fleet.place.until(
+        lambda: (state := fleet.node_state("node-1")).version == 0 and state.doing == "idle",
+        "the node to hold the model and wait",
+    )
+    maps = [each.path for each in psutil.Process(node.popen.pid).memory_maps()]
+    assert any("numpy" in path for path in maps)
+    for heavy in ("torch", "sklearn", "scipy", "matplotlib", "PIL"):
+        assert not [path for path in maps if f"/{heavy}/" in path]
 
 
 # A node in trouble

@@ -1,0 +1,385 @@
+"""Whole federations in memory, on a virtual clock: what they promise through every fault."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator import journal
+from aggregator.config import Config as AggregatorConfig
+from aggregator.config import Limits, Rounds, Training
+from aggregator.service import JOURNAL
+from edge_node.config import Config as NodeConfig
+from edge_node.shards import iid
+from midge.simulation import Federation
+from shared import tasks
+from shared.config import Broker
+from shared.memory import Faults
+from shared.tasks import Data
+
+SMALL = 16 * 1024
+"""The smallest packets there are: a null model of 10,000 parameters makes three chunks."""
+TASK = "null:10000"
+
+
+@pytest.fixture(autouse=True)
+def _no_disk_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody pulls the plug of this machine; killed processes need no fsync."""
+    monkeypatch.setattr("shared.disk.os.fsync", lambda _: None)
+
+
+class Run:
+    """One federation in a folder of its own, and what its journal says."""
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int = 3,
+        task: str = TASK,
+        faults: Faults | None = None,
+        seed: int = 0,
+        training: Training | None = None,
+        **rounds: Any,  # noqa: ANN401
+    ) -> None:
+        self.folder = folder
+        self.names = [f"node-{number:02}" for number in range(nodes)]
+        broker = Broker(packet_limit_bytes=SMALL)
+        settings = {"rounds": 3, "min_nodes": nodes, "min_updates": nodes, **rounds}
+        config = AggregatorConfig(
+            state_dir=folder / "aggregator",
+            task=task,
+            evaluate=task == "digits",
+            seed=7,
+            broker=broker,
+            rounds=Rounds(**settings),
+            training=training or Training(),
+            limits=Limits(keep_checkpoints=3),
+        )
+        found = tasks.find(task)
+        data = found.load("train", None)
+        shards = [data.take(index) for index in iid(data.y, nodes, 0, per_label=20 * nodes)]
+        self.federation = Federation(
+            config,
+            {
+                name: NodeConfig(
+                    name=name, state_dir=folder / name, task=task, broker=broker, inline_bytes=0
+                )
+                for name in self.names
+            },
+            found,
+            dict(zip(self.names, shards, strict=True)),
+            found.load("test", None) if task == "digits" else None,
+            seed=seed,
+            faults=faults,
+        )
+
+    def finish(self, latest_s: float = 3600.0) -> "Run":
+        assert self.federation.run(latest_s), "it did not finish"
+        return self
+
+    def entries(self, event: str) -> list[dict[str, Any]]:
+        path = self.folder / "aggregator" / JOURNAL
+        return [entry for entry in journal.read(path) if entry["event"] == event]
+
+    @property
+    def result(self) -> tuple[str, str]:
+        """model_sha256 and ledger_sha256."""
+        last = self.entries("version")[-1]
+        return last["model_sha256"], last["ledger_sha256"]
+
+    def counted(self) -> list[list[str]]:
+        """Who was counted in each version; on the way what must hold for every run is checked."""
+        versions = self.entries("version")
+        assert [one["version"] for one in versions] == list(range(1, len(versions) + 1))
+        updates = [update["update"] for one in versions for update in one["counted"]]
+        assert len(set(updates)) == len(updates), "an update was counted twice"
+        return [[update["node"] for update in one["counted"]] for one in versions]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Run]:
+    numbers = iter(range(10_000))
+    return lambda **settings: Run(tmp_path / str(next(numbers)), **settings)
+
+
+@pytest.fixture
+def undisturbed(run: Callable[..., Run]) -> tuple[str, str]:
+    return run().finish().result
+
+
+# Without faults
+
+
+def test_all_are_counted_in_every_version(run: Callable[..., Run]) -> None:
+    done = run(rounds=5).finish()
+    assert done.counted() == 5 * [done.names]
+    assert done.federation.clock.now == pytest.approx(5.0)
+
+
+def test_the_same_recipe_gives_the_same_bits(
+    run: Callable[..., Run], undisturbed: tuple[str, str]
+) -> None:
+    """Whatever the names of state directories and updates; another seed gives others."""
+    assert run(seed=1).finish().result == undisturbed
+
+
+def test_fifty_nodes(run: Callable[..., Run]) -> None:
+    done = run(nodes=50, faults=Faults(delay_s=(0, 0.1)), seed=1).finish()
+    assert done.counted() == 3 * [done.names]
+    assert done.result == run(nodes=50).finish().result
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"), [({"fraction": 0.4}, 4), ({"count": 3}, 3), ({"fraction": 0.01}, 1)]
+)
+def test_a_part_of_the_nodes_is_asked(
+    run: Callable[..., Run], settings: dict[str, Any], size: int
+) -> None:
+    done = run(nodes=10, rounds=6, min_updates=1, **settings).finish()
+    counted = done.counted()
+    assert [len(nodes) for nodes in counted] == 6 * [size]
+    assert len({tuple(nodes) for nodes in counted}) > 1
+    again = run(nodes=10, rounds=6, min_updates=1, faults=Faults(delay_s=(0, 0.1)), **settings)
+    assert again.finish().counted() == counted
+
+
+# A bad network
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_delay_duplication_and_reordering_change_nothing(
+    run: Callable[..., Run], undisturbed: tuple[str, str], seed: int
+) -> None:
+    faults = Faults(duplicate=0.3, delay_s=(0.0, 2.0))
+    done = run(faults=faults, seed=seed, deadline_s=1000).finish()
+    done.counted()
+    assert done.result == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_lost_is_sent_again(
+    run: Callable[..., Run], undisturbed: tuple[str, str], seed: int
+) -> None:
+    """Offers, receipts and chunks both ways; the cohort stays whole, so the result is the same."""
+    disturbed = run(faults=Faults(loss=0.3), seed=seed, deadline_s=1000)
+    lossy(disturbed, lambda topic: not topic.endswith(("down/model", "/state")))
+    disturbed.finish().counted()
+    assert disturbed.result == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_loss_is_survived(run: Callable[..., Run], seed: int) -> None:
+    """Manifests and births too, which no MQTT session loses: rounds may be short then."""
+    faults = Faults(loss=0.1, duplicate=0.1, delay_s=(0.0, 0.5))
+    done = run(rounds=5, min_updates=2, faults=faults, seed=seed, deadline_s=30).finish()
+    assert all(len(nodes) >= 2 for nodes in done.counted())
+
+
+def lossy(run: Run, may_lose: Callable[[str], bool]) -> None:
+    """Confine the loss to some topics."""
+    broker = run.federation.broker
+    send, faults = broker._send, broker.faults
+
+    def choose(link: Any, message: Any) -> None:  # noqa: ANN401
+        broker.faults = faults if may_lose(message.topic) else Faults()
+        send(link, message)
+
+    broker._send = choose  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_links_may_be_cut_at_any_time(
+    run: Callable[..., Run], undisturbed: tuple[str, str], seed: int
+) -> None:
+    """Those of nodes and of the aggregator, noticed by the broker sooner or later than by them."""
+    done = run(seed=seed, deadline_s=1000, faults=Faults(delay_s=(0.0, 0.05)))
+    federation, rng = done.federation, np.random.default_rng(seed)
+    federation.start_aggregator()
+    for name in done.names:
+        federation.start_node(name)
+
+    def cut() -> None:
+        owner = rng.choice([*done.names, "aggregator"])
+        link = federation.nodes[owner].link if owner in federation.nodes else None
+        if owner == "aggregator" and federation.aggregator is not None:
+            link = federation.aggregator.link
+        if link is not None:
+            link.cut(will_after_s=rng.uniform(0, 3), back_after_s=rng.uniform(0, 3))
+
+    for time in np.cumsum(rng.exponential(0.4, size=12)):
+        federation.clock.at(float(time), cut)
+    done.finish().counted()
+    assert done.result == undisturbed
+
+
+# Crashes
+
+
+class _PowerCutError(Exception):
+    """The process ends here."""
+
+
+def crash_at(shell: Any, number: int) -> None:  # noqa: ANN401
+    """End a process before it performs its effect of this number, counted from 0."""
+    perform, count = shell.perform, iter(range(10**9))
+
+    def performing(effect: object) -> None:
+        if next(count) == number:
+            raise _PowerCutError
+        perform(effect)
+
+    shell.perform = performing
+
+
+def survive(run: Run, restart: Callable[[], None]) -> bool:
+    """Go on to the end; True when the process crashed on the way and was started again."""
+    try:
+        run.finish()
+    except _PowerCutError:
+        restart()
+        run.finish()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 10.0])
+def test_the_aggregator_may_be_killed_before_any_of_its_effects(
+    run: Callable[..., Run], undisturbed: tuple[str, str], pause_s: float
+) -> None:
+    """Every single one, in turn: the result is the same, and the journal is whole."""
+    for number in range(1000):
+        killed = run(deadline_s=1000)
+        federation = killed.federation
+        federation.start_aggregator()
+        crash_at(federation.aggregator.shell, number)  # type: ignore[union-attr]
+
+        def restart(federation: Federation = federation) -> None:
+            federation.kill_aggregator()
+            federation.clock.run_until(federation.clock.now + pause_s)
+
+        crashed = survive(killed, restart)
+        assert killed.result == undisturbed, f"killed before effect {number}"
+        assert killed.counted() == 3 * [killed.names]
+        if not crashed:
+            break
+    assert number > 50
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 10.0])
+def test_a_node_may_be_killed_before_any_of_its_effects(
+    run: Callable[..., Run], undisturbed: tuple[str, str], pause_s: float
+) -> None:
+    """Every single one, in turn; whether it is back within its grace or not."""
+    for number in range(1000):
+        killed = run(deadline_s=1000)
+        federation, name = killed.federation, killed.names[1]
+        federation.start_node(name)
+        crash_at(federation.nodes[name].shell, number)
+
+        def restart(federation: Federation = federation, name: str = name) -> None:
+            federation.kill_node(name)
+            federation.clock.run_until(federation.clock.now + pause_s)
+
+        crashed = survive(killed, restart)
+        assert killed.result == undisturbed, f"killed before effect {number}"
+        assert killed.counted() == 3 * [killed.names]
+        if not crashed:
+            break
+    assert number > 30
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_everything_may_be_killed_again_and_again(run: Callable[..., Run], seed: int) -> None:
+    """The aggregator and nodes, at random, on a bad network, with rounds that may be short."""
+    faults = Faults(duplicate=0.1, delay_s=(0.0, 0.3))
+    done = run(nodes=5, rounds=6, min_nodes=3, min_updates=2, faults=faults, seed=seed)
+    federation, rng = done.federation, np.random.default_rng(seed)
+    federation.start_aggregator()
+    for name in done.names:
+        federation.start_node(name)
+
+    def kill() -> None:
+        if federation.finished():
+            return
+        victim = str(rng.choice([*done.names, "aggregator"]))
+        back = federation.clock.now + float(rng.choice([0.0, 0.5, 5.0]))
+        if victim == "aggregator" and federation.aggregator is not None:
+            federation.kill_aggregator()
+            federation.clock.at(back, federation.start_aggregator)
+        elif victim in federation.nodes:
+            federation.kill_node(victim)
+            federation.clock.at(back, lambda: federation.start_node(victim))
+
+    for time in np.cumsum(rng.exponential(0.5, size=20)):
+        federation.clock.at(float(time), kill)
+    federation.clock.run_until(60.0)
+    assert all(len(nodes) >= 2 for nodes in done.finish().counted())
+
+
+def test_a_node_that_dies_for_good_holds_nothing_up(run: Callable[..., Run]) -> None:
+    done = run(rounds=4, min_nodes=2, min_updates=2, deadline_s=1000)
+    federation, dead = done.federation, done.names[2]
+    federation.start_aggregator()
+    for name in done.names:
+        federation.start_node(name)
+    federation.clock.run_until(1.5)
+    federation.kill_node(dead)
+    assert federation.clock.run_until(federation.finished, 60.0)
+    assert done.counted()[1:] == 3 * [done.names[:2]]
+
+
+def test_one_that_comes_back_takes_part_again(run: Callable[..., Run]) -> None:
+    done = run(rounds=6, min_nodes=2, min_updates=2, deadline_s=1000)
+    federation, name = done.federation, done.names[2]
+    federation.clock.at(1.5, lambda: federation.kill_node(name))
+    federation.clock.at(5.2, lambda: federation.start_node(name))
+    counted = done.finish().counted()
+    assert name not in counted[1]
+    assert name in counted[-1]
+
+
+def test_a_corrupt_checkpoint_costs_no_more_than_its_version(
+    run: Callable[..., Run], undisturbed: tuple[str, str]
+) -> None:
+    """The run goes on from the version before, and comes to the same end."""
+    done = run(deadline_s=1000)
+    federation = done.federation
+    federation.start_aggregator()
+    for name in done.names:
+        federation.start_node(name)
+    federation.clock.run_until(2.5)
+    federation.kill_aggregator()
+    *_, newest = sorted((done.folder / "aggregator").glob("checkpoint-*"))
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    done.finish()
+    assert done.result == undisturbed
+    assert "checkpoint-00000002" in done.entries("corrupt_checkpoint")[0]["problem"]
+
+
+def test_training_that_fails_on_one_node_holds_nothing_up(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(min_updates=2, deadline_s=1000)
+    broken = done.federation._shards[done.names[0]]
+    empty = Data(broken.x[:0], broken.y[:0])
+    monkeypatch.setitem(done.federation._shards, done.names[0], empty)  # type: ignore[arg-type]
+    assert done.finish().counted() == 3 * [done.names[1:]]
+    assert done.federation.clock.now < 10
+    missing = done.entries("version")[0]["missing"]
+    assert missing == {done.names[0]: "declined: this node holds no samples"}
+
+
+# A model that learns something
+
+
+def test_digits_are_learnt_and_the_network_has_no_part_in_it(run: Callable[..., Run]) -> None:
+    training = Training(epochs=5, batch_size=10)
+    plain = run(task="digits", training=training).finish()
+    accuracies = [entry["test_accuracy"] for entry in plain.entries("evaluated")]
+    assert len(accuracies) == 4
+    assert accuracies[-1] > max(0.6, 2 * accuracies[0])
+    faults = Faults(duplicate=0.3, delay_s=(0.0, 2.0))
+    disturbed = run(task="digits", training=training, faults=faults, seed=5, deadline_s=1000)
+    assert disturbed.finish().result == plain.result
