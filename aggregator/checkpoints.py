@@ -21,6 +21,7 @@ class _Stored:
     """The checkpoint as it is written: arrays as little-endian bytes."""
 
     run: str
+    task: str
     boot: int
     term: int
     owner: str
@@ -46,6 +47,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     params = checkpoint.params
     stored = _Stored(
         run=checkpoint.run,
+        task=checkpoint.task,
         boot=checkpoint.boot,
         term=checkpoint.term,
         owner=checkpoint.owner,
@@ -93,6 +95,7 @@ def _files(directory: Path) -> list[Path]:
 def _restored(stored: _Stored) -> Checkpoint:
     return Checkpoint(
         run=stored.run,
+        task=stored.task,
         boot=stored.boot,
         term=stored.term,
         owner=stored.owner,

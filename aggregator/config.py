@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from aggregator.rules import FEWEST_BITS, grid_bits
 from shared.config import Broker, Settings
 from shared.messages import MAX_NODES
+from shared.topics import RUN_NAME
 
 
 class Rounds(Settings):
@@ -105,7 +106,7 @@ class Limits(Settings):
 class Config(Settings):
     """All of an aggregator's settings."""
 
-    run: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    run: str = Field(default="default", pattern=RUN_NAME)
     """Names the federation on the broker; two runs with two names do not see each other."""
     state_dir: Path = Path("midge-aggregator")
     """Checkpoints, journal and lock."""

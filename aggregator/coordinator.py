@@ -47,6 +47,7 @@ from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import (
     MAX_NODES,
+    STOPPED,
     AggregatorState,
     Chunk,
     NodeState,
@@ -80,7 +81,9 @@ class Coordinator:
 
     def __init__(self, config: Config, checkpoint: Checkpoint, now: float) -> None:
         self.config = config
-        self.voice = Voice(config, checkpoint.owner, checkpoint.boot + 1, checkpoint.term + 1)
+        boot = checkpoint.boot + 1
+        # After a fallback to an older checkpoint its term is behind; the boots are counted apart.
+        self.voice = Voice(config, checkpoint.owner, boot, max(checkpoint.term + 1, boot))
         self._round = checkpoint.round
         self._ledger = checkpoint.ledger
         self._closed = checkpoint.closed
@@ -98,6 +101,7 @@ class Coordinator:
         self._offline_since: float | None = now
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
+        self._begun = False
         self._over = False
         self._window: Window | None = None
         self._intake.asked |= set(checkpoint.entitled)
@@ -133,6 +137,7 @@ class Coordinator:
         window = self._window
         return Checkpoint(
             run=self.config.run,
+            task=self.config.task,
             boot=self.voice.boot,
             term=self.voice.term,
             owner=self.voice.owner,
@@ -150,7 +155,7 @@ class Coordinator:
 
     def last_words(self, now: float) -> tuple[str, bytes]:
         """Topic and payload of a clean end: how far the run came."""
-        doing = "finished" if self._finished else "stopped"
+        doing = "finished" if self._finished else STOPPED
         state = replace(self._state(now), alive=False, doing=doing, window=None)
         return self.voice.topics.aggregator_state, codec.encode_json(state)
 
@@ -189,7 +194,8 @@ class Coordinator:
             *self.voice.model(self._release),
             self._publish_manifest(),
         ]
-        if event.connection == 1:
+        if not self._begun:
+            self._begun = True
             effects.append(
                 self._record(
                     "started", task=self.config.task, seed=self.config.seed, boot=self.voice.boot
@@ -222,6 +228,8 @@ class Coordinator:
             case Meeting.GARBAGE:
                 self._tally.unreadable += 1
                 return [self._publish_manifest()]
+            case Meeting.BEHIND:
+                return [*self.voice.model(self._release), self._publish_manifest()]
             case Meeting.OUTRANKED:
                 self._bulletin.all_new()
                 return [Save(self.snapshot()), self._publish_manifest()]
@@ -413,7 +421,8 @@ class Coordinator:
         in_hand = set(self._intake.in_hand)
         present = set(self._roster.present(self.config.task))
         size = selection.cohort_size(len(present | in_hand), settings.fraction, settings.count)
-        missing = max(size, settings.min_updates) - len(in_hand)
+        size = min(max(size, settings.min_updates), self.voice.largest_cohort)
+        missing = size - len(in_hand)
         rng = np.random.default_rng((self.config.seed, self._round + 1))
         # Whoever was asked already on this version may have begun: those before others.
         cohort = selection.draw(present - in_hand, missing, rng, first=self._intake.asked)

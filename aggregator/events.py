@@ -87,6 +87,7 @@ class Checkpoint:
     """Everything that a successor needs to go on; one file (`checkpoints.py`)."""
 
     run: str
+    task: str
     boot: int
     """How often this state directory was started."""
     term: int

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.messages import NodeState, RosterEntry, Verdict
+from shared.messages import DECLINED, STOPPED, NodeState, RosterEntry, Verdict
 
 Presence = Literal["present", "fading", "gone"]
 
@@ -60,7 +60,7 @@ class Roster:
             if entry.presence == "present":
                 entry.presence = "fading"
                 entry.gone_at = now + self._grace_s
-            if state.doing == "stopped":
+            if state.doing == STOPPED:
                 # A goodbye is no blip: the node said itself that it leaves.
                 entry.gone_at = now
         return True
@@ -116,7 +116,7 @@ class Roster:
     def declines(self, node: str) -> bool:
         """True when the node itself says that it will not train."""
         entry = self.nodes.get(node)
-        return entry is not None and entry.state.doing == "declined"
+        return entry is not None and entry.state.doing == DECLINED
 
     def why_missing(self, node: str) -> str:
         """What a person should know about a node whose update is awaited."""
@@ -124,7 +124,7 @@ class Roster:
         if entry is None:
             return "not seen since this aggregator started"
         if entry.presence == "gone":
-            return "gone" if entry.state.doing != "stopped" else "stopped by its operator"
+            return "gone" if entry.state.doing != STOPPED else "stopped by its operator"
         if entry.presence == "fading":
             return "link lost, grace time runs"
         return f"{entry.state.doing}: {entry.state.note}" if entry.state.note else entry.state.doing

@@ -5,6 +5,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from aggregator import checkpoints
@@ -115,16 +116,21 @@ def run(config: Config) -> None:
 
 def loop(shell: Shell, inbox: Inbox[Event]) -> None:
     """Feed events as they come, and a Tick when the machine asked for one."""
+    dropped = 0
     while shell.stopped is None:
         deadline = shell.coordinator.next_deadline()
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
         shell.feed(inbox.get(pause) or Tick())
+        if inbox.dropped > dropped:
+            dropped = inbox.dropped
+            _log.warning("inbox full, %d messages dropped: raise limits.inbox_bytes", dropped)
 
 
 def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Checkpoint:
     """The newest valid checkpoint, or a new run. ConfigError when the state belongs to another
     run.
     """
+    starts = disk.count_start(config.state_dir)
     checkpoint, problems = checkpoints.load(config.state_dir)
     for problem in problems:
         _log.error("%s", problem)
@@ -141,7 +147,8 @@ def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Ch
         params = initial()
         return Checkpoint(
             run=config.run,
-            boot=0,
+            task=config.task,
+            boot=starts,
             term=0,
             owner=secrets.token_hex(8),
             round=0,
@@ -150,15 +157,19 @@ def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Ch
             version=0,
             params=params,
         )
-    if checkpoint.run != config.run:
-        raise ConfigError(
-            f"state_dir: {config.state_dir} holds run {checkpoint.run!r}, not {config.run!r}; "
-            "choose another folder or that run's name"
-        )
+    for what, kept, asked in (
+        ("run", checkpoint.run, config.run),
+        ("task", checkpoint.task, config.task),
+    ):
+        if kept != asked:
+            raise ConfigError(
+                f"state_dir: {config.state_dir} holds {what} {kept!r}, not {asked!r}; choose "
+                f"another folder, or set {what} = {kept!r}"
+            )
     known = (entry.get("ledger_sha256") for entry in read(config.state_dir / JOURNAL))
     if checkpoint.closed and checkpoint.ledger.hex() not in known:
         journal.append(time.time(), checkpoint.closed)  # a crash came between the two
-    return checkpoint
+    return replace(checkpoint, boot=max(checkpoint.boot, starts))
 
 
 def _told(entry: Mapping[str, object]) -> str:

@@ -15,11 +15,17 @@ from shared.topics import Topics
 LAST_TERM = 2**53
 """The end of counting (`messages.Count`): no term could follow, so nobody honest is there."""
 
+MANIFEST_BYTES = 2048
+"""More than a manifest takes beside the names of its cohort."""
+NAME_BYTES = 66
+"""The longest name of a node, and what msgpack puts before it."""
+
 
 class Meeting(Enum):
     """What a manifest on our own topic means for us."""
 
-    FINE = "our own echo, or one that is behind us"
+    FINE = "our own echo"
+    BEHIND = "another aggregator's, which we lead: ours must stand there"
     GARBAGE = "no manifest: ours must stand there"
     OUTRANKED = "it was ahead; our term is higher now"
     LED = "another aggregator leads"
@@ -95,6 +101,11 @@ class Voice:
         self._manifest = codec.encode(manifest)
         return Publish(self.topics.manifest, self._manifest, retain=True)
 
+    @property
+    def largest_cohort(self) -> int:
+        """How many names fit into the one packet of a manifest; 200 at the smallest limit."""
+        return (self.chunk_bytes - MANIFEST_BYTES) // NAME_BYTES
+
     def receipt(self, node: str, receipt: Receipt) -> Publish:
         """What one node is told."""
         return Publish(self.topics.receipt(node), codec.encode(receipt))
@@ -119,7 +130,7 @@ class Voice:
             return Meeting.GARBAGE
         leader, us = (seen.term, seen.owner), (self.term, self.owner)
         if leader < us or (leader == us and (seen.version, seen.round) <= (version, round_)):
-            return Meeting.FINE
+            return Meeting.FINE if seen.owner == self.owner else Meeting.BEHIND
         if seen.term >= LAST_TERM:
             return Meeting.GARBAGE
         if seen.owner != self.owner and not self._may_take_over:

@@ -35,7 +35,7 @@ from edge_node.events import (
     Unsubscribe,
 )
 from edge_node.fetch import Fetch
-from shared import chunks, codec, compression
+from shared import chunks, codec, compression, messages
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import Chunk, Manifest, NodeState, Offer, Receipt
@@ -67,7 +67,7 @@ class Phase(Enum):
     TRAINING = "training"
     UPLOADING = "uploading"
     BACKING_OFF = "waiting for receipt"
-    DECLINED = "declined"
+    DECLINED = messages.DECLINED
 
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
@@ -271,9 +271,11 @@ class Agent:
     def _on_want(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
         size = chunks.chunk_size(self._packet_limit_bytes)
         count = chunks.count(len(entry.body), size)
-        self._wait(now)
-        if not receipt.missing:
+        if receipt.missing:
+            self._pause_s = self._config.offer_pause_s  # it answers: ask soon whether all came
+        else:
             self._enter(Phase.BACKING_OFF)
+        self._wait(now)
         return [
             Publish(
                 self._topics.update(self._config.name, index),
@@ -449,6 +451,8 @@ class Agent:
             return []
         self._said = state
         self._say_from = now + STATE_PAUSE_S
+        # Again after a while, whatever happens: a birth that got lost would never be missed.
+        self._repeat_at = now + self._jittered(self._config.longest_pause_s)
         return [
             Publish(self._topics.state(self._config.name), codec.encode_json(state), retain=True)
         ]

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from shared.config import Broker, Settings
+from shared.topics import RUN_NAME
 
 
 class Shard(Settings):
@@ -30,7 +31,7 @@ class Shard(Settings):
 class Config(Settings):
     """All of a node's settings."""
 
-    run: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    run: str = Field(default="default", pattern=RUN_NAME)
     """Names the federation on the broker."""
     name: str = Field(default="node", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     """This node's name; no two nodes of a run share one."""

@@ -30,6 +30,7 @@ from shared.errors import ConfigError
 from shared.events import Stopping, Tick
 from shared.inbox import Inbox
 from shared.link import Link
+from shared.messages import STOPPED
 from shared.transport import Transport
 
 _log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def run(config: Config) -> None:
         try:
             loop(shell, inbox)
         finally:
-            link.close(last=agent.will(agent.connection, "stopped"))
+            link.close(last=agent.will(agent.connection, STOPPED))
             learner.close()
     if shell.stopped is not None and shell.stopped.failure:
         raise ConfigError(shell.stopped.failure)
@@ -123,10 +124,14 @@ def run(config: Config) -> None:
 
 def loop(shell: Shell, inbox: Inbox[Event]) -> None:
     """Feed events as they come, and a Tick when the machine asked for one."""
+    dropped = 0
     while shell.stopped is None:
         deadline = shell.agent.next_deadline()
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
         shell.feed(inbox.get(pause) or Tick())
+        if inbox.dropped > dropped:
+            dropped = inbox.dropped
+            _log.warning("inbox full, %d messages dropped: raise inbox_bytes", dropped)
 
 
 def begin(state_dir: Path) -> Memory:

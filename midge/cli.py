@@ -174,7 +174,7 @@ def status(
 
 @app.command(epilog="Example: midge predict runs/demo/model.safetensors photo.png")
 def predict(
-    model: Annotated[Path, typer.Argument(help="model.safetensors of a run.")],
+    model: Annotated[Path, typer.Argument(help="model.safetensors, or an aggregator's state_dir.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures, any size; ink on paper is fine.")],
 ) -> None:
     """Let a federation's model say what pictures show."""

@@ -27,7 +27,7 @@ from shared.config import Broker, as_environment
 from shared.errors import ConfigError
 from shared.events import Connected, LinkEvent, Received
 from shared.memory import MemoryTransport
-from shared.messages import NodeState
+from shared.messages import DECLINED, NodeState
 from shared.topics import Topics
 
 RUN = "demo"
@@ -146,7 +146,7 @@ def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
             states[event.topic] = codec.decode_json(NodeState, event.payload)
             _check(states.values(), recipe)
 
-    watch = MemoryTransport(federation.broker, "watch", lambda _: ("midge/watch", b""), look)
+    watch = MemoryTransport(federation.broker, "watch", None, look)
     watch.open()
     federation.run()
     federation.clock.run_until(federation.clock.now)  # what was said last is still on its way
@@ -155,8 +155,8 @@ def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
 
 def _check(states: Collection[NodeState], recipe: Recipe) -> None:
     """ConfigError when not one node can train: the run would never end."""
-    notes = {state.note for state in states if state.doing == "declined"}
-    if len(states) == recipe.nodes and all(state.doing == "declined" for state in states):
+    notes = {state.note for state in states if state.doing == DECLINED}
+    if len(states) == recipe.nodes and all(state.doing == DECLINED for state in states):
         raise ConfigError(f"no node can train: {'; '.join(sorted(notes))}")
 
 

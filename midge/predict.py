@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from aggregator import checkpoints
 from shared import tasks
 from shared.errors import ConfigError
 from shared.params import Params, from_tensors
@@ -31,9 +32,16 @@ class Guess:
 
 
 def load(model: Path) -> tuple[tasks.Task, Params]:
-    """A model.safetensors and the task that it was trained for; ConfigError when it is none of
-    ours.
+    """The model and its task, from a model.safetensors or an aggregator's state directory.
+
+    Raises ConfigError when it is none of ours.
     """
+    if model.is_dir():
+        checkpoint, problems = checkpoints.load(model)
+        if checkpoint is None:
+            told = "; ".join(problems) or "it is no aggregator's state directory"
+            raise ConfigError(f"{model}: no checkpoint can be read: {told}")
+        return tasks.find(checkpoint.task), checkpoint.params
     from safetensors import SafetensorError, safe_open
 
     try:

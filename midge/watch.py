@@ -32,11 +32,8 @@ class Watch:
         self._topics = Topics(run)
         self._names = {self._topics.state(node): node for node in nodes}
         self._inbox: Inbox[Connected | Disconnected | Received | Refused] = Inbox(_INBOX_BYTES)
-        # Its will goes to a topic of its own, which nobody reads: an observer's end means nothing.
         identity = f"midge-{run}-watch-{os.getpid()}-{time.monotonic_ns() % 10**9}"
-        self._link = Transport(
-            broker, identity, lambda _: (f"midge/watch/{identity}", b""), self._inbox.put
-        )
+        self._link = Transport(broker, identity, None, self._inbox.put)
 
     def __enter__(self) -> Self:
         """Connect."""

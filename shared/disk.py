@@ -44,6 +44,20 @@ def read_sealed(path: Path) -> bytes:
     return body
 
 
+def count_start(state_dir: Path) -> int:
+    """Count one more start of this directory; gives how many there were before.
+
+    Apart from all other state, so that falling back to an older file does not turn the count back.
+    """
+    path = state_dir / "starts"
+    try:
+        before = int(read_sealed(path))
+    except (FileNotFoundError, CorruptFileError):
+        before = 0
+    write_sealed(path, str(before + 1).encode())
+    return before
+
+
 def hold(state_dir: Path) -> IO[bytes]:
     """Make the state directory if need be and lock it until the returned file is closed.
 

@@ -69,7 +69,7 @@ class _Link:
     """A connection as the broker sees it; the client may be gone without the broker's knowledge."""
 
     client_id: str
-    will: tuple[str, bytes]
+    will: tuple[str, bytes] | None
     receive: Callable[["_Link", Received], None]
     kicked: Callable[["_Link"], None]
     topics: dict[str, None] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class MemoryBroker:
             return
         del self._links[link.client_id]
         self.unsubscribe(link, list(link.topics))
-        if fire_will:
+        if fire_will and link.will is not None:
             topic, payload = link.will
             self.publish(topic, payload, retain=True)
 
@@ -155,7 +155,7 @@ class MemoryTransport:
         self,
         broker: MemoryBroker,
         client_id: str,
-        will: Callable[[int], tuple[str, bytes]],
+        will: Callable[[int], tuple[str, bytes]] | None,
         deliver: Callable[[LinkEvent], None],
         packet_limit_bytes: int = 1024 * 1024,
     ) -> None:
@@ -230,7 +230,12 @@ class MemoryTransport:
             return
         self._number += 1
         self._since = self._clock.now
-        link = _Link(self._client_id, self._will(self._number), self._receive, self._kicked)
+        link = _Link(
+            self._client_id,
+            self._will(self._number) if self._will else None,
+            self._receive,
+            self._kicked,
+        )
         self._broker.connect(link)
         self._link = link
         self._tell(Connected(self._number, self._packet_limit_bytes))

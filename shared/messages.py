@@ -185,6 +185,12 @@ class Receipt:
     reason: Text = ""
 
 
+DECLINED = "declined"
+"""`NodeState.doing` of a node that takes no part: it is not waited for."""
+STOPPED = "stopped"
+"""`NodeState.doing` in a clean goodbye: there is no grace for it."""
+
+
 @dataclass(frozen=True, config=_STRICT)
 class NodeState:
     """JSON birth of a node, and its will: who it is and what it is doing."""

@@ -97,15 +97,16 @@ class Session:
         # too: paho knows only of loops in threads of its own.
         self.client.on_socket_register_write = lambda *_: None
 
-    def connect(self, broker: Broker, will: tuple[str, bytes]) -> None:
+    def connect(self, broker: Broker, will: tuple[str, bytes] | None) -> None:
         """Open the socket and queue CONNECT; OSError when there is no road, else NotLetInError."""
         if broker.username is not None:
             password = None if broker.password is None else broker.password.get_secret_value()
             self.client.username_pw_set(broker.username, password)
         if broker.encrypted:
             self.client.tls_set_context(_tls_context(broker))
-        topic, payload = will
-        self.client.will_set(topic, payload, qos=1, retain=True)
+        if will is not None:
+            topic, payload = will
+            self.client.will_set(topic, payload, qos=1, retain=True)
         try:
             self.client.connect(broker.host, broker.port, broker.keepalive_s)
         except UnicodeError:

@@ -34,7 +34,8 @@ TOPICS = (
     Rule("events", "aggregator", retained=False),
 )
 
-RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+"""One level of a topic: no slash, no wildcard."""
 _UP = re.compile(
     r"up/(?P<node>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})/(?P<kind>offer|state|update/(?P<index>[0-9]{1,5}))"
 )

@@ -66,7 +66,7 @@ class Transport:
         self,
         broker: Broker,
         client_id: str,
-        will: Callable[[int], tuple[str, bytes]],
+        will: Callable[[int], tuple[str, bytes]] | None,
         deliver: Callable[[LinkEvent], None],
     ) -> None:
         """Prepare; nothing is sent before `open`.
@@ -74,7 +74,8 @@ class Transport:
         Args:
             broker: where it is and how to talk to it.
             client_id: unique among the broker's clients; a second one takes the connection away.
-            will: gives topic and payload of the will (retained, QoS 1) for a connection's number;
+            will: gives topic and payload of the will (retained, QoS 1) for a connection's number,
+                None for a client that only looks on;
                 called in the transport's own thread.
             deliver: takes the events in the transport's own thread; must not block.
         """
@@ -190,7 +191,7 @@ class Transport:
     def _reach(self, session: Session) -> str:
         """Open the socket and queue CONNECT; returns why there is no road to the broker, or ""."""
         try:
-            session.connect(self._broker, self._will(self._number))
+            session.connect(self._broker, self._will(self._number) if self._will else None)
         except OSError as error:
             self._kicks = 0
             if not self._version_works and self._broker.protocol == "auto":

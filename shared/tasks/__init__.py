@@ -3,12 +3,13 @@
 Importing this package imports no torch: a node that waits for its turn stays small.
 """
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from shared.params import Floats, Params
 Features = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "test"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +123,25 @@ def find(name: str) -> Task:
             f"task {name!r} is a {type(found).__name__}, not a shared.tasks.Task: "
             "build it with shared.tasks.torch_task.torch_task"
         )
-    return replace(found, name=name)
+    # Both run where a user waits for them, so their author's mistakes become one line too.
+    return replace(
+        found, name=name, load=_told(name, found.load), initial=_told(name, found.initial)
+    )
+
+
+def _told(name: str, function: Callable[P, R]) -> Callable[P, R]:
+    """The function, with every failure of it as a ConfigError that names the task."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"task {name}: {failure(error)}") from error
+
+    return guarded
 
 
 def failure(error: BaseException) -> str:

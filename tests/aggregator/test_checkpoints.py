@@ -13,6 +13,7 @@ from shared.params import from_tensors
 OWNER = "0123456789abcdef"
 WHOLE = Checkpoint(
     run="r",
+    task="mnist",
     boot=2,
     term=3,
     owner=OWNER,

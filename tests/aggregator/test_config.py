@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -177,5 +178,5 @@ def test_the_grid_is_as_fine_as_promised_up_to_the_largest_limits_that_are_taken
 @pytest.mark.parametrize("run", ["a", "0", "my-run_2.x", "x" * 64])
 def test_a_name_that_is_taken_here_is_one_that_topics_and_messages_take(run: str) -> None:
     assert Config(run=run).run == run
-    assert RUN_NAME.match(run)
+    assert re.match(RUN_NAME, run)
     assert TypeAdapter(NodeId).validate_python(run) == run

@@ -25,7 +25,7 @@ TOPICS = Topics("default")
 SPEC = Spec((("w", (3,)),))
 ZEROS = Params(SPEC, np.zeros(3, np.float32))
 NODES = ("a", "b", "c", "d")
-FRESH = Checkpoint("default", 0, 0, 16 * "a", 0, (), 0, 0, ZEROS)
+FRESH = Checkpoint("default", "null", 0, 0, 16 * "a", 0, (), 0, 0, ZEROS)
 
 
 def config(rounds: Rounds, **limits: Any) -> Config:  # noqa: ANN401

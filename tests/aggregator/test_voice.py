@@ -72,8 +72,9 @@ def test_the_will_names_its_connection() -> None:
     ("payload", "meeting"),
     [
         (seen(), Meeting.FINE),
-        (seen(term=4, owner=OTHER), Meeting.FINE),
-        (seen(term=5, owner="0" * 16), Meeting.FINE),
+        (seen(term=4), Meeting.FINE),
+        (seen(term=4, owner=OTHER), Meeting.BEHIND),
+        (seen(term=5, owner="0" * 16), Meeting.BEHIND),
         (seen(term=5, owner=OTHER), Meeting.LED),
         (seen(term=6, owner=OTHER), Meeting.LED),
         (seen(term=6), Meeting.OUTRANKED),
@@ -98,3 +99,11 @@ def test_once_our_own_manifest_stands_a_higher_term_took_over_from_us() -> None:
     ours = speaker.manifest(RELEASE, 9, ()).payload
     assert speaker.meet(ours, 7, 9) is Meeting.FINE
     assert speaker.meet(seen(term=9, owner=OTHER), 7, 9) is Meeting.LED
+
+
+def test_a_cohort_that_is_as_large_as_may_be_fits_into_a_packet() -> None:
+    speaker = Voice(Config(run="r" * 64), US, boot=2**53, term=LAST_TERM - 1)
+    speaker.connected(Connected(1, 16 * 1024))
+    names = [f"{number:x}".rjust(64, "n") for number in range(speaker.largest_cohort)]
+    assert len(names) > 200
+    assert len(speaker.manifest(RELEASE, 2**53, names).payload) <= speaker.chunk_bytes

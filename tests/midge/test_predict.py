@@ -5,6 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
+from aggregator import checkpoints
+from aggregator.events import Checkpoint
 from midge import predict
 from shared import tasks
 from shared.errors import ConfigError
@@ -94,3 +96,16 @@ def test_a_task_without_pictures_says_so() -> None:
     task = tasks.find("null")
     with pytest.raises(ConfigError, match="task null is not about pictures"):
         predict.predict(task, task.initial(0), [])
+
+
+def test_a_running_aggregators_model_is_read_from_its_state_directory(tmp_path: Path) -> None:
+    params = tasks.find("digits").initial(3)
+    checkpoint = Checkpoint("r", "digits", 1, 1, "0" * 16, 0, (), 0, 4, params)
+    checkpoints.save(tmp_path, checkpoint, keep=3)
+    task, loaded = predict.load(tmp_path)
+    assert (task.name, loaded.digest) == ("digits", params.digest)
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no aggregator's state directory"):
+        predict.load(tmp_path)

@@ -99,9 +99,16 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., Run]:
-    numbers = iter(range(10_000))
-    return lambda **settings: Run(tmp_path / str(next(numbers)), **settings)
+def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    made: list[Run] = []
+
+    def make(**settings: Any) -> Run:  # noqa: ANN401
+        made.append(Run(tmp_path / str(len(made)), **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.federation.kill_aggregator()
 
 
 @pytest.fixture
@@ -260,6 +267,7 @@ def test_the_aggregator_may_be_killed_before_any_of_its_effects(
             federation.clock.run_until(federation.clock.now + pause_s)
 
         crashed = survive(killed, restart)
+        federation.kill_aggregator()
         assert killed.result == undisturbed, f"killed before effect {number}"
         assert killed.counted() == 3 * [killed.names]
         if not crashed:
@@ -283,6 +291,7 @@ def test_a_node_may_be_killed_before_any_of_its_effects(
             federation.clock.run_until(federation.clock.now + pause_s)
 
         crashed = survive(killed, restart)
+        federation.kill_aggregator()
         assert killed.result == undisturbed, f"killed before effect {number}"
         assert killed.counted() == 3 * [killed.names]
         if not crashed:
@@ -364,7 +373,7 @@ def test_training_that_fails_on_one_node_holds_nothing_up(
     done = run(min_updates=2, deadline_s=1000)
     broken = done.federation._shards[done.names[0]]
     empty = Data(broken.x[:0], broken.y[:0])
-    monkeypatch.setitem(done.federation._shards, done.names[0], empty)  # type: ignore[arg-type]
+    monkeypatch.setitem(done.federation._shards, done.names[0], empty)
     assert done.finish().counted() == 3 * [done.names[1:]]
     assert done.federation.clock.now < 10
     missing = done.entries("version")[0]["missing"]

@@ -101,7 +101,7 @@ class AggregatorStage(Stage):
 
     def __init__(self) -> None:
         self.models = {0: _params(0, 0)}
-        self.disk = agg.Checkpoint("r", 0, 0, IDS["us"], 0, (), 0, 0, self.models[0])
+        self.disk = agg.Checkpoint("r", "null", 0, 0, IDS["us"], 0, (), 0, 0, self.models[0])
         self.sent: dict[tuple[str, str], tuple[bytes, int]] = {}
         self.board = self.published = b""
 

@@ -137,3 +137,9 @@ def test_a_directory_that_cannot_be_written_is_told(
     monkeypatch.setattr(Path, "open", forbidden)  # root may write anywhere
     with pytest.raises(ConfigError, match=r"state_dir: cannot write to .*: Permission denied; "):
         disk.hold(tmp_path)
+
+
+def test_starts_are_counted_and_a_corrupt_count_begins_again(tmp_path: Path) -> None:
+    assert [disk.count_start(tmp_path) for _ in range(3)] == [0, 1, 2]
+    (tmp_path / "starts").write_bytes(b"torn")
+    assert disk.count_start(tmp_path) == 0
