@@ -20,8 +20,8 @@ from shared.memory import Faults
 from shared.tasks import Data
 
 SMALL = 16 * 1024
-"""The smallest packets there are: a null model of 10,000 parameters makes three chunks."""
-TASK = "null:10000"
+"""The smallest packets there are: a null model of 6,000 parameters makes two chunks."""
+TASK = "null:6000"
 
 
 @pytest.fixture(autouse=True)
@@ -202,18 +202,13 @@ def test_links_may_be_cut_at_any_time(
 ) -> None:
     """Those of nodes and of the aggregator, noticed by the broker sooner or later than by them."""
     done = run(seed=seed, deadline_s=1000, faults=Faults(delay_s=(0.0, 0.05)))
-    federation, rng = done.federation, np.random.default_rng(seed)
-    federation.start_aggregator()
-    for name in done.names:
-        federation.start_node(name)
+    federation, rng = started(done), np.random.default_rng(seed)
+    assert federation.aggregator is not None
+    links = [federation.aggregator.link, *(node.link for node in federation.nodes.values())]
 
     def cut() -> None:
-        owner = rng.choice([*done.names, "aggregator"])
-        link = federation.nodes[owner].link if owner in federation.nodes else None
-        if owner == "aggregator" and federation.aggregator is not None:
-            link = federation.aggregator.link
-        if link is not None:
-            link.cut(will_after_s=rng.uniform(0, 3), back_after_s=rng.uniform(0, 3))
+        link = links[rng.integers(len(links))]
+        link.cut(will_after_s=rng.uniform(0, 3), back_after_s=rng.uniform(0, 3))
 
     for time in np.cumsum(rng.exponential(0.4, size=12)):
         federation.clock.at(float(time), cut)
@@ -251,88 +246,119 @@ def survive(run: Run, restart: Callable[[], None]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 10.0])
-def test_the_aggregator_may_be_killed_before_any_of_its_effects(
-    run: Callable[..., Run], undisturbed: tuple[str, str], pause_s: float
-) -> None:
+def test_the_aggregator_may_be_killed_before_any_of_its_effects(run: Callable[..., Run]) -> None:
     """Every single one, in turn: the result is the same, and the journal is whole."""
+    undisturbed = run(rounds=2).finish().result
     for number in range(1000):
-        killed = run(deadline_s=1000)
+        killed = run(rounds=2, deadline_s=1000)
         federation = killed.federation
         federation.start_aggregator()
         crash_at(federation.aggregator.shell, number)  # type: ignore[union-attr]
 
-        def restart(federation: Federation = federation) -> None:
+        def restart(federation: Federation = federation, pause_s: float = number % 2 * 10) -> None:
             federation.kill_aggregator()
             federation.clock.run_until(federation.clock.now + pause_s)
 
         crashed = survive(killed, restart)
         federation.kill_aggregator()
         assert killed.result == undisturbed, f"killed before effect {number}"
-        assert killed.counted() == 3 * [killed.names]
+        assert killed.counted() == 2 * [killed.names]
         if not crashed:
-            break
-    assert number > 50
+            assert number > 40
+            return
+    pytest.fail("it never came to its end")
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 10.0])
-def test_a_node_may_be_killed_before_any_of_its_effects(
-    run: Callable[..., Run], undisturbed: tuple[str, str], pause_s: float
-) -> None:
-    """Every single one, in turn; whether it is back within its grace or not."""
+def test_a_node_may_be_killed_before_any_of_its_effects(run: Callable[..., Run]) -> None:
+    """Every single one, in turn; back at once, or long after it was gone."""
+    undisturbed = run(rounds=2).finish().result
     for number in range(1000):
-        killed = run(deadline_s=1000)
+        killed = run(rounds=2, deadline_s=1000)
         federation, name = killed.federation, killed.names[1]
         federation.start_node(name)
         crash_at(federation.nodes[name].shell, number)
 
-        def restart(federation: Federation = federation, name: str = name) -> None:
+        def restart(
+            federation: Federation = federation, name: str = name, pause_s: float = number % 2 * 10
+        ) -> None:
             federation.kill_node(name)
             federation.clock.run_until(federation.clock.now + pause_s)
 
         crashed = survive(killed, restart)
         federation.kill_aggregator()
         assert killed.result == undisturbed, f"killed before effect {number}"
-        assert killed.counted() == 3 * [killed.names]
+        assert killed.counted() == 2 * [killed.names]
         if not crashed:
-            break
-    assert number > 30
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_everything_may_be_killed_again_and_again(run: Callable[..., Run], seed: int) -> None:
-    """The aggregator and nodes, at random, on a bad network, with rounds that may be short."""
-    faults = Faults(duplicate=0.1, delay_s=(0.0, 0.3))
-    done = run(nodes=5, rounds=6, min_nodes=3, min_updates=2, faults=faults, seed=seed)
-    federation, rng = done.federation, np.random.default_rng(seed)
-    federation.start_aggregator()
-    for name in done.names:
-        federation.start_node(name)
-
-    def kill() -> None:
-        if federation.finished():
+            assert number > 20
             return
-        victim = str(rng.choice([*done.names, "aggregator"]))
-        back = federation.clock.now + float(rng.choice([0.0, 0.5, 5.0]))
-        if victim == "aggregator" and federation.aggregator is not None:
-            federation.kill_aggregator()
-            federation.clock.at(back, federation.start_aggregator)
-        elif victim in federation.nodes:
-            federation.kill_node(victim)
-            federation.clock.at(back, lambda: federation.start_node(victim))
+    pytest.fail("it never came to its end")
 
-    for time in np.cumsum(rng.exponential(0.5, size=20)):
-        federation.clock.at(float(time), kill)
-    federation.clock.run_until(60.0)
-    assert all(len(nodes) >= 2 for nodes in done.finish().counted())
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_it_finishes_and_counts_nothing_twice(
+    run: Callable[..., Run], seed: int
+) -> None:
+    """Any settings, a network that loses, repeats, reorders and breaks, kills at any time; after
+    100 s the killing ends.
+    """
+    rng = np.random.default_rng(seed)
+    nodes = int(rng.integers(1, 7))
+    least = int(rng.integers(1, nodes + 1))
+    choices: list[dict[str, Any]] = [
+        {},
+        {"fraction": 0.5},
+        {"count": int(rng.integers(least, nodes + 1))},
+        {"goal": int(rng.integers(least, nodes + 1))},
+    ]
+    done = run(
+        nodes=nodes,
+        rounds=int(rng.integers(1, 7)),
+        min_nodes=int(rng.integers(least, nodes + 1)),
+        min_updates=least,
+        deadline_s=float(rng.choice([3.0, 20.0, 100.0])),
+        gone_grace_s=float(rng.choice([0.0, 0.5, 5.0])),
+        faults=Faults(
+            loss=float(rng.choice([0.0, 0.05, 0.3])),
+            duplicate=float(rng.choice([0.0, 0.3])),
+            delay_s=(0.0, float(rng.choice([0.0, 0.3, 3.0]))),
+        ),
+        seed=seed,
+        **choices[seed % 4],
+    )
+    started(done)
+    for time in np.cumsum(rng.exponential(1.0, size=25)):
+        done.federation.clock.at(float(time), lambda: trouble(done, rng))
+    done.federation.clock.run_until(100.0)
+    assert all(len(nodes) >= least for nodes in done.finish(20_000).counted())
+
+
+def started(run: Run) -> Federation:
+    run.federation.start_aggregator()
+    for name in run.names:
+        run.federation.start_node(name)
+    return run.federation
+
+
+def trouble(run: Run, rng: np.random.Generator) -> None:
+    """Cut somebody's link, or kill somebody and start it again later."""
+    federation, victim = run.federation, str(rng.choice([*run.names, "aggregator"]))
+    back = federation.clock.now + float(rng.choice([0.0, 0.5, 5.0, 30.0]))
+    process = federation.aggregator if victim == "aggregator" else federation.nodes.get(victim)
+    if process is None or federation.finished():
+        return
+    if rng.random() < 0.5:
+        process.link.cut(float(rng.uniform(0, 5)), float(rng.uniform(0, 5)))
+    elif victim == "aggregator":
+        federation.kill_aggregator()
+        federation.clock.at(back, federation.start_aggregator)
+    else:
+        federation.kill_node(victim)
+        federation.clock.at(back, lambda: federation.start_node(victim))
 
 
 def test_a_node_that_dies_for_good_holds_nothing_up(run: Callable[..., Run]) -> None:
     done = run(rounds=4, min_nodes=2, min_updates=2, deadline_s=1000)
-    federation, dead = done.federation, done.names[2]
-    federation.start_aggregator()
-    for name in done.names:
-        federation.start_node(name)
+    federation, dead = started(done), done.names[2]
     federation.clock.run_until(1.5)
     federation.kill_node(dead)
     assert federation.clock.run_until(federation.finished, 60.0)
@@ -354,10 +380,7 @@ def test_a_corrupt_checkpoint_costs_no_more_than_its_version(
 ) -> None:
     """The run goes on from the version before, and comes to the same end."""
     done = run(deadline_s=1000)
-    federation = done.federation
-    federation.start_aggregator()
-    for name in done.names:
-        federation.start_node(name)
+    federation = started(done)
     federation.clock.run_until(2.5)
     federation.kill_aggregator()
     *_, newest = sorted((done.folder / "aggregator").glob("checkpoint-*"))

@@ -40,6 +40,8 @@ SAME_AS_GATED = "null:5000"
 MARK = "FEDERATION_TEST"
 """The environment variable that every process of a test carries, and whatever it starts."""
 
+_INHERITED = [path for path in [os.environ.get("PYTHONPATH", "")] if path]
+
 T = TypeVar("T")
 
 
@@ -89,7 +91,7 @@ class Workplace:
         ours = {
             MARK: self._mark,
             "GATES": str(self.gates),
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": os.pathsep.join([*_INHERITED, str(Path(__file__).parent)]),
             "TMPDIR": str(self.temporary),
             "COLUMNS": "200",
         }

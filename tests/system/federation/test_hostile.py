@@ -294,8 +294,11 @@ def test_a_flood_of_noise_does_not_stop_the_round(
 ) -> None:
     noise = random.Random(4)
     topics = attacked.topics
+    sent = []
     for _ in range(500):
         name = noise.choice(["node-1", "node-2", VICTIM])
         topic = noise.choice([topics.offer(name), topics.state(name), topics.update(name, 0)])
-        rogue.publish(topic, noise.randbytes(noise.randrange(1, 4000)), qos=1)
+        sent.append(rogue.publish(topic, noise.randbytes(noise.randrange(1, 4000)), qos=1))
+    for each in sent:
+        each.wait_for_publish(20)
     assert unharmed(attacked, in_memory)["unreadable"] == 500
