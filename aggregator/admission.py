@@ -87,7 +87,7 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
     if offer.base_version > at.version or offer.base != at.model:  # A5
         return "foreign base: this aggregator does not hold the version it was trained on"
     if at.in_hand is not None:  # A6
-        return "one update per node and round; another one is counted already"
+        return "one update per node and round; another one is in hand already"
     if node not in at.asked:  # A7
         return "not asked in this round"
     if offer.spec != at.spec_digest:  # A8

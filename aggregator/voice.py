@@ -62,7 +62,11 @@ class Voice:
         return [
             Publish(
                 self.topics.model_chunk(self._slot(release), index),
-                codec.encode(chunks.cut(release.body, release.version, index, self.chunk_bytes)),
+                codec.encode(
+                    chunks.cut(
+                        release.body, release.body_digest, release.version, index, self.chunk_bytes
+                    )
+                ),
                 retain=True,
             )
             for index in range(chunks.count(len(release.body), self.chunk_bytes))

@@ -266,7 +266,8 @@ class Agent:
         self._offer_at = None
         self._enter(Phase.IDLE)
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
-        return [Keep(self.memory), log, *self._follow(now)]
+        # The disk last: a crash before it offers the update once more, and gets the same verdict.
+        return [log, *self._follow(now), Keep(self.memory)]
 
     def _on_want(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
         size = chunks.chunk_size(self._packet_limit_bytes)
@@ -279,7 +280,7 @@ class Agent:
         return [
             Publish(
                 self._topics.update(self._config.name, index),
-                codec.encode(chunks.cut(entry.body, entry.counter, index, size)),
+                codec.encode(chunks.cut(entry.body, entry.digest, entry.counter, index, size)),
             )
             for index in chunks.from_bitmap(receipt.missing, count)
         ]

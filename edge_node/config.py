@@ -50,7 +50,7 @@ class Config(Settings):
     offer_pause_s: float = Field(default=2.0, gt=0, le=3600)
     """First pause before an update is offered again; the pauses double, jittered."""
     longest_pause_s: float = Field(default=60.0, gt=0, le=86_400)
-    """Where the doubling ends. A node with no news repeats its birth as often, as it may be lost."""
+    """Where the doubling ends. A node without news repeats its birth as often: it may be lost."""
     broker: Broker = Broker()
     shard: Shard = Shard()
 

@@ -24,10 +24,13 @@ def count(size: int, chunk_bytes: int) -> int:
     return max(1, -(-size // chunk_bytes))
 
 
-def cut(body: bytes, of: int, index: int, chunk_bytes: int) -> Chunk:
-    """Chunk number `index` of a body."""
+def cut(body: bytes, digest: bytes, of: int, index: int, chunk_bytes: int) -> Chunk:
+    """Chunk number `index` of a body with this digest, which is also that of an only chunk."""
+    chunks = count(len(body), chunk_bytes)
+    if chunks == 1:
+        return Chunk(of, 0, 1, digest, body)
     data = body[index * chunk_bytes : (index + 1) * chunk_bytes]
-    return Chunk(of, index, count(len(body), chunk_bytes), hashlib.sha256(data).digest(), data)
+    return Chunk(of, index, chunks, hashlib.sha256(data).digest(), data)
 
 
 class Assembly:

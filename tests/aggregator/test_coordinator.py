@@ -224,7 +224,13 @@ class Federation(RuleBasedStateMachine):
         self.feed(Connected(self.connection, 2**20))
 
     def send(self, node: str, counter: int, index: int) -> None:
-        chunk = chunks.cut(self.bodies[node, counter], counter, index, 5)
+        chunk = chunks.cut(
+            self.bodies[node, counter],
+            hashlib.sha256(self.bodies[node, counter]).digest(),
+            counter,
+            index,
+            5,
+        )
         self.receive(Received(TOPICS.update(node, index), codec.encode(chunk)))
 
     def receive(self, message: Received) -> None:
@@ -317,7 +323,7 @@ def test_the_order_of_arrival_changes_nothing(order: list[int], chunk_bytes: int
             offer, body = update(node, 1, samples=index + 1, chunk_bytes=chunk_bytes)
             effects += machine.handle(offered(node, offer), 1.0)
             for number in reversed(range(3)) if chunk_bytes else ():
-                chunk = chunks.cut(body, 1, number, 5)
+                chunk = chunks.cut(body, hashlib.sha256(body).digest(), 1, number, 5)
                 received = Received(TOPICS.update(node, number), codec.encode(chunk))
                 effects += machine.handle(received, 1.0)
         (entry,) = entries(effects, "version")
@@ -380,7 +386,11 @@ def test_no_message_of_a_peer_makes_it_raise(data: st.DataObject) -> None:
         (TOPICS.state("b"), plain(codec.decode_json(NodeState, born("b").payload)), True),
         (TOPICS.offer("a"), plain(offer), False),
         (TOPICS.offer("b"), plain(update("b", 1, chunk_bytes=5)[0]), False),
-        (TOPICS.update("b", 0), plain(chunks.cut(body, 1, 0, 5)), False),
+        (
+            TOPICS.update("b", 0),
+            plain(chunks.cut(body, hashlib.sha256(body).digest(), 1, 0, 5)),
+            False,
+        ),
         (TOPICS.manifest, plain(manifest_of(started)), False),
     ]
     for _ in range(data.draw(st.integers(2, 12))):

@@ -1,3 +1,4 @@
+import hashlib
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +41,10 @@ def refusal(node: str, offer: Offer, reason: str) -> Reply:
 
 def parts(offer: Offer, body: bytes) -> list[Chunk]:
     count = chunks.count(offer.size, offer.chunk_bytes)
-    return [chunks.cut(body, offer.counter, index, offer.chunk_bytes) for index in range(count)]
+    return [
+        chunks.cut(body, hashlib.sha256(body).digest(), offer.counter, index, offer.chunk_bytes)
+        for index in range(count)
+    ]
 
 
 def send(intake: Intake, node: str, offer: Offer, body: bytes) -> list[Reply]:

@@ -77,7 +77,7 @@ def body_of(version: int, owner: str = OWNERS[0]) -> list[Received]:
     return [
         Received(
             TOPICS.model_chunk(version % 3, index),
-            codec.encode(chunks.cut(body, version, index, 8)),
+            codec.encode(chunks.cut(body, hashlib.sha256(body).digest(), version, index, 8)),
         )
         for index in range(chunks.count(len(body), 8))
     ]
@@ -179,7 +179,8 @@ class Life(RuleBasedStateMachine):
         self.disk = FRESH
         self.online = False
         self.job: Train | None = None
-        self.told: list[tuple[int, str]] = []
+        self.leads = {owner: manifest(0, owner=owner) for owner in OWNERS}
+        self.past = list(self.leads.values())
         self.digests: dict[int, bytes] = {}
         self.settled: set[int] = set()
         self.restart()
@@ -204,55 +205,51 @@ class Life(RuleBasedStateMachine):
         self.feed(replace(CONNECTED, connection=self.connection))
 
     @rule(
-        version=st.integers(0, 4),
-        rounds=st.integers(0, 2),
-        term=st.sampled_from([1, 1, 2]),
-        owner=st.sampled_from(OWNERS),
-        connection=st.integers(1, 2),
+        owner=st.sampled_from([OWNERS[0], OWNERS[0], OWNERS[1]]),
+        step=st.sampled_from(["version", "round", "restart", "reconnect", "nothing", "past"]),
         asked=st.sampled_from([True, True, False]),
         task=st.sampled_from(["null", "null", "null", "other"]),
-        chunk_bytes=st.sampled_from([8, 8, 16]),
+        fetched=st.booleans(),
     )
-    def follow(
-        self,
-        version: int,
-        rounds: int,
-        term: int,
-        owner: str,
-        connection: int,
-        *,
-        asked: bool,
-        task: str,
-        chunk_bytes: int,
-    ) -> None:
-        made = manifest(version, *(["node"] if asked else []), owner=owner, plan={"task": task})
-        made = replace(
-            made,
-            term=term,
-            round=version + 1 + rounds,
-            connection=connection,
-            chunk_bytes=chunk_bytes,
-            count=chunks.count(made.size, chunk_bytes),
-        )
-        self.told.append((version, owner))
+    def follow(self, owner: str, step: str, *, asked: bool, task: str, fetched: bool) -> None:
+        """A manifest: what an aggregator says next, or what it said long ago."""
+        last = self.leads[owner]
+        made = last
+        match step:
+            case "version":
+                made = manifest(last.version + 1, owner=owner, term=last.term)
+                made = replace(made, round=last.round + 1, connection=last.connection)
+            case "round":
+                made = replace(last, round=last.round + 1)
+            case "restart":
+                made = replace(last, term=last.term + 1, boot=last.boot + 1, connection=1)
+            case "reconnect":
+                made = replace(last, connection=last.connection + 1)
+            case "past":
+                made = self.past[len(self.past) // 2]
+        if step != "past":
+            plan = replace(made.plan, cohort=("node",) if asked else (), task=task)
+            made = self.leads[owner] = replace(made, plan=plan)
+            self.past.append(made)
         self.feed(told(made))
-
-    @rule(version=st.integers(0, 4), owner=st.sampled_from(OWNERS), data=st.data())
-    def model_arrives(self, version: int, owner: str, data: st.DataObject) -> None:
-        parts = body_of(version, owner)
-        if data.draw(st.booleans()):
-            parts = data.draw(st.lists(st.sampled_from(parts), max_size=4))
-        for part in parts:
-            if part.topic in self.topics:
-                self.feed(part)
+        if fetched:
+            self.fetched()
 
     @rule()
     def fetched(self) -> None:
         """Whatever it fetches comes, all of it."""
-        for version, owner in reversed(self.told[-3:]):
-            for part in body_of(version, owner):
-                if part.topic in self.topics:
-                    self.feed(part)
+        for made in reversed(self.past[-3:]):
+            self.come(body_of(made.version, made.owner))
+
+    @rule(data=st.data(), owner=st.sampled_from(OWNERS))
+    def some_chunks(self, data: st.DataObject, owner: str) -> None:
+        parts = body_of(self.leads[owner].version, owner)
+        self.come(data.draw(st.lists(st.sampled_from(parts), max_size=4)))
+
+    def come(self, parts: list[Received]) -> None:
+        for part in parts:
+            if part.topic in self.topics:
+                self.feed(part)
 
     @rule(value=st.floats(-1, 1, width=32), fails=st.sampled_from([False, False, True]))
     def training_ends(self, value: float, *, fails: bool) -> None:
@@ -339,6 +336,7 @@ class Life(RuleBasedStateMachine):
         assert self.job is None, "two jobs at a time"
         assert self.disk.entry is None, "it trains before its update is settled"
         assert now is not None
+        assert (now.term, now.owner) == (self.disk.term, self.disk.owner), "an older one leads it"
         assert job.base.digest == now.model
         assert "node" in now.plan.cohort
         assert (now.term, job.round) > self.disk.trained
@@ -376,7 +374,7 @@ def test_no_message_makes_it_raise(data: st.DataObject) -> None:
         (TOPICS.manifest, manifest(1, "node")),
         (TOPICS.receipt("node"), Receipt("want", FRESH.state_id, 1, missing=b"\x03")),
         (TOPICS.receipt("node"), Receipt("settled", FRESH.state_id, 1, version=1)),
-        (TOPICS.model_chunk(0, 0), chunks.cut(bytes(9), 0, 0, 8)),
+        (TOPICS.model_chunk(0, 0), chunks.cut(bytes(9), bytes(32), 0, 0, 8)),
         (
             TOPICS.state("node"),
             NodeState(alive=False, state_id=FRESH.state_id, boot=1, connection=1),

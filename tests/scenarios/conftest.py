@@ -31,44 +31,50 @@ Words = Mapping[str, str]
 _WORD = re.compile(r"[a-z_.]+=")
 
 
-class Even(np.random.Generator):
+class Even:
     """No jitter, so that transcripts have round times."""
 
-    def uniform(self, *_: object, **__: object) -> float:  # type: ignore[override]
-        return 1.0
+    def uniform(self, low: float, high: float, /) -> float:
+        return (low + high) / 2
 
 
 class Stage:
-    """A machine, its alarm, and a disk that holds what was saved last."""
+    """A machine, its alarm, and a disk that holds what was saved last. Each method `on_NAME` is a
+    command: it makes the event.
+    """
 
     machine: Any = None
     disk: Any = None
     settings: Any = None
+    now = 0.0
 
     def play(self, line: str) -> list[str]:
         """Perform one command; gives the effects, one a line."""
         time, name, *rest = shlex.split(line)
-        now, words = float(time), dict(word.split("=", 1) for word in rest if _WORD.match(word))
-        lines = self._ring(now)
-        event = self.event(name, [word for word in rest if not _WORD.match(word)], words, now)
-        return lines + (self._feed(event, now) if event else [])
+        words = dict(word.split("=", 1) for word in rest if _WORD.match(word))
+        plain = [word for word in rest if not _WORD.match(word)]
+        lines = self._ring(float(time))
+        self.now = float(time)
+        event = getattr(self, f"on_{name}")(*plain, **words)
+        return lines + (event if isinstance(event, list) else self._feed(event, self.now))
 
-    def event(self, name: str, plain: list[str], words: Words, now: float) -> Any:  # noqa: ANN401
-        """The event that a command stands for; the words of both stages are here."""
-        match name, plain:
-            case "wait", []:
-                return None
-            case "connected", [number]:
-                return Connected(int(number), int(words.get("packet", 2**20)))
-            case "disconnected", []:
-                return Disconnected("link lost")
-            case "forbidden", [reason]:
-                return Refused(reason)
-            case "stopping", []:
-                return Stopping()
-            case "bytes", [topic, text]:
-                return Received(f"midge/v1/r/{topic}", text.encode())
-        raise ValueError(f"no such command: {name} {plain} at {now}")
+    def on_wait(self) -> list[str]:
+        return []
+
+    def on_connected(self, number: str, packet: str = "1048576") -> Connected:
+        return Connected(int(number), int(packet))
+
+    def on_disconnected(self) -> Disconnected:
+        return Disconnected("link lost")
+
+    def on_forbidden(self, reason: str) -> Refused:
+        return Refused(reason)
+
+    def on_stopping(self) -> Stopping:
+        return Stopping()
+
+    def on_bytes(self, topic: str, text: str) -> Received:
+        return Received(f"midge/v1/r/{topic}", text.encode())
 
     def tell(self, effect: Any) -> str:  # noqa: ANN401
         """An effect in one line; empty for what transcripts leave out."""
@@ -105,48 +111,73 @@ class AggregatorStage(Stage):
         self.sent: dict[tuple[str, str], tuple[bytes, int]] = {}
         self.board = self.published = b""
 
-    def event(self, name: str, plain: list[str], words: Words, now: float) -> Any:  # noqa: ANN401
-        match name, plain:
-            case "start" | "restart", []:
-                if name == "start":
-                    made = _settings({"run": "r", "task": "null", "evaluate": "false", **words})
-                    self.settings = AggregatorConfig.model_validate_json(made)
-                self.machine = Coordinator(self.settings, self.disk, now)
-            case "begin", [names]:
-                steps = ["start", "connected 1", *(f"birth {name}" for name in names.split(","))]
-                options = " ".join(f"{key}={value}" for key, value in words.items())
-                for step in steps:
-                    self.play(f"{now} {step} {options if step == 'start' else ''}")
-            case "look", []:
-                pass
-            case "evaluated", [version]:
-                return agg.Evaluated(int(version), 0.9, 0.1)
-            case "unscored", [version, reason]:
-                return agg.EvaluationFailed(int(version), reason)
-            case "birth" | "death", [of]:
-                return Received(TOPICS.state(of), _state(alive=name == "birth", words=words))
-            case "offer", [of, counter]:
-                return Received(TOPICS.offer(of), codec.encode(self._offer(of, counter, words)))
-            case "chunk", [of, counter, index]:
-                body, size = self.sent[of, counter]
-                chunk = chunks.cut(body, int(counter), int(index), size)
-                return Received(TOPICS.update(of, int(index)), codec.encode(chunk))
-            case "manifest", [version]:
-                return Received(TOPICS.manifest, codec.encode(_manifest(int(version), words)))
-            case "echo", []:
-                return Received(TOPICS.manifest, self.published)
-            case _:
-                return super().event(name, plain, words, now)
-        return None
+    def on_start(self, **words: str) -> list[str]:
+        made = _settings({"run": "r", "task": "null", "evaluate": "false", **words})
+        self.settings = AggregatorConfig.model_validate_json(made)
+        return self.on_restart()
 
-    def play(self, line: str) -> list[str]:
-        lines = super().play(line)
-        match shlex.split(line)[1]:
-            case "begin":
-                return ["...", _message(TOPICS.manifest, self.published)]
-            case "look":
-                return lines + _board(self.board)
-        return lines
+    def on_restart(self) -> list[str]:
+        self.machine = Coordinator(self.settings, self.disk, self.now)
+        return []
+
+    def on_begin(self, names: str, **words: str) -> list[str]:
+        """Start, connect, nodes are born: only the manifest that follows is shown."""
+        self.on_start(**words)
+        for event in (self.on_connected("1"), *map(self.on_birth, names.split(","))):
+            self._feed(event, self.now)
+        return ["...", _message(TOPICS.manifest, self.published)]
+
+    def on_look(self) -> list[str]:
+        """What people see."""
+        return _board(self.board)
+
+    def on_evaluated(self, version: str) -> agg.Evaluated:
+        return agg.Evaluated(int(version), 0.9, 0.1)
+
+    def on_unscored(self, version: str, reason: str) -> agg.EvaluationFailed:
+        return agg.EvaluationFailed(int(version), reason)
+
+    def on_birth(self, of: str, **words: str) -> Received:
+        return Received(TOPICS.state(of), _state(alive=True, words=words))
+
+    def on_death(self, of: str, **words: str) -> Received:
+        return Received(TOPICS.state(of), _state(alive=False, words=words))
+
+    def on_chunk(self, of: str, counter: str, index: str) -> Received:
+        body, size = self.sent[of, counter]
+        chunk = chunks.cut(body, hashlib.sha256(body).digest(), int(counter), int(index), size)
+        return Received(TOPICS.update(of, int(index)), codec.encode(chunk))
+
+    def on_manifest(self, version: str, **words: str) -> Received:
+        """One that another aggregator published."""
+        return Received(TOPICS.manifest, codec.encode(_manifest(int(version), words)))
+
+    def on_echo(self) -> Received:
+        """The broker sends our own manifest back."""
+        return Received(TOPICS.manifest, self.published)
+
+    def on_offer(self, of: str, counter: str, **words: str) -> Received:
+        """`chunk` says how many bytes go into each; without it the update rides in the offer."""
+        on = int(words.get("on", 0))
+        body = np.array(words.get("delta", "1,1").split(","), "<f4").tobytes()
+        size = int(words.get("chunk", 1024))
+        self.sent[of, counter] = body, size
+        offer = Offer(
+            state_id=IDS[words.get("disk", "one")],
+            counter=int(counter),
+            base_version=on,
+            base=bytes(32) if words.get("base") == "foreign" else self.models[on].digest,
+            spec=bytes(32) if words.get("shapes") == "wrong" else SPEC.digest,
+            round=int(words.get("round", on + 1)),
+            size=len(body),
+            chunk_bytes=size,
+            digest=hashlib.sha256(body).digest(),
+            compression=words.get("compression", "none"),
+            samples=int(words.get("samples", 1)),
+            metrics={},
+            body=None if "chunk" in words else body,
+        )
+        return Received(TOPICS.offer(of), codec.encode(offer))
 
     def tell(self, effect: Any) -> str:  # noqa: ANN401
         match effect:
@@ -170,27 +201,6 @@ class AggregatorStage(Stage):
                 return f"evaluate v{version}"
         return super().tell(effect)
 
-    def _offer(self, of: str, counter: str, words: Words) -> Offer:
-        on = int(words.get("on", 0))
-        body = np.array(words.get("delta", "1,1").split(","), "<f4").tobytes()
-        size = int(words.get("chunk", 1024))
-        self.sent[of, counter] = body, size
-        return Offer(
-            state_id=IDS[words.get("disk", "one")],
-            counter=int(counter),
-            base_version=on,
-            base=bytes(32) if words.get("base") == "foreign" else self.models[on].digest,
-            spec=bytes(32) if words.get("shapes") == "wrong" else SPEC.digest,
-            round=int(words.get("round", on + 1)),
-            size=len(body),
-            chunk_bytes=size,
-            digest=hashlib.sha256(body).digest(),
-            compression=words.get("compression", "none"),
-            samples=int(words.get("samples", 1)),
-            metrics={},
-            body=None if "chunk" in words else body,
-        )
-
 
 class NodeStage(Stage):
     """The agent of node `a`, and commands for what the aggregator sends."""
@@ -199,41 +209,50 @@ class NodeStage(Stage):
         self.disk = node.Memory(IDS["one"])
         self.chunk_bytes = 1024
 
-    def event(self, name: str, plain: list[str], words: Words, now: float) -> Any:  # noqa: ANN401
-        match name, plain:
-            case "start" | "restart", []:
-                if name == "start":
-                    made = _settings({"run": "r", "task": "null", "name": "a", **words})
-                    self.settings = NodeConfig.model_validate_json(made)
-                self.disk = replace(self.disk, boot=self.disk.boot + 1)
-                self.machine = Agent(self.settings, self.disk, Even(np.random.PCG64()))
-                return None
-            case "trained", [round_]:
-                values = np.array(words.get("delta", "1,1").split(","), np.float32)
-                return node.Trained(int(round_), Params(SPEC, values), 10, {})
-            case "failed", [round_, reason]:
-                return node.TrainingFailed(int(round_), reason)
-            case "manifest", [version]:
-                manifest = _manifest(int(version), words)
-                self.chunk_bytes = manifest.chunk_bytes
-                return Received(TOPICS.manifest, codec.encode(manifest))
-            case "chunk", [slot, version, index]:
-                body = _release(int(version)).body
-                body = body[:-1] + b"?" if words.get("corrupt") else body
-                chunk = chunks.cut(body, int(version), int(index), self.chunk_bytes)
-                return Received(TOPICS.model_chunk(int(slot), int(index)), codec.encode(chunk))
-            case "death", []:
-                return Received(TOPICS.state("a"), _state(alive=False, words=words))
-            case "unreadable", [reason]:
-                return _receipt("unreadable", None, reason=reason)
-            case "want", [counter, *missing]:
-                bitmap = chunks.to_bitmap([int(index) for index in missing])
-                return _receipt("want", int(counter), missing=bitmap)
-            case "counted", [counter, version]:
-                return _receipt("settled", int(counter), version=int(version))
-            case "refused", [counter, reason]:
-                return _receipt("settled", int(counter), reason=reason)
-        return super().event(name, plain, words, now)
+    def on_start(self, **words: str) -> list[str]:
+        made = _settings({"run": "r", "task": "null", "name": "a", **words})
+        self.settings = NodeConfig.model_validate_json(made)
+        return self.on_restart()
+
+    def on_restart(self) -> list[str]:
+        self.disk = replace(self.disk, boot=self.disk.boot + 1)
+        self.machine = Agent(self.settings, self.disk, Even())
+        return []
+
+    def on_trained(self, round_: str, delta: str = "1,1") -> node.Trained:
+        return node.Trained(int(round_), Params(SPEC, np.array(delta.split(","), "f4")), 10, {})
+
+    def on_failed(self, round_: str, reason: str) -> node.TrainingFailed:
+        return node.TrainingFailed(int(round_), reason)
+
+    def on_manifest(self, version: str, **words: str) -> Received:
+        manifest = _manifest(int(version), words)
+        self.chunk_bytes = manifest.chunk_bytes
+        return Received(TOPICS.manifest, codec.encode(manifest))
+
+    def on_chunk(self, slot: str, version: str, index: str, corrupt: str = "") -> Received:
+        body = _release(int(version)).body
+        body = body[:-1] + b"?" if corrupt else body
+        chunk = chunks.cut(
+            body, hashlib.sha256(body).digest(), int(version), int(index), self.chunk_bytes
+        )
+        return Received(TOPICS.model_chunk(int(slot), int(index)), codec.encode(chunk))
+
+    def on_death(self, **words: str) -> Received:
+        return Received(TOPICS.state("a"), _state(alive=False, words=words))
+
+    def on_unreadable(self, reason: str) -> Received:
+        return _receipt("unreadable", None, reason=reason)
+
+    def on_want(self, counter: str, *missing: str) -> Received:
+        bitmap = chunks.to_bitmap([int(index) for index in missing])
+        return _receipt("want", int(counter), missing=bitmap)
+
+    def on_counted(self, counter: str, version: str) -> Received:
+        return _receipt("settled", int(counter), version=int(version))
+
+    def on_refused(self, counter: str, reason: str) -> Received:
+        return _receipt("settled", int(counter), reason=reason)
 
     def tell(self, effect: Any) -> str:  # noqa: ANN401
         match effect:

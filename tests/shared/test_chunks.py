@@ -18,7 +18,10 @@ BODY = bytes(range(25))
 
 def cut(body: bytes, chunk_bytes: int, of: int = 7) -> list[Chunk]:
     count = chunks.count(len(body), chunk_bytes)
-    return [chunks.cut(body, of, index, chunk_bytes) for index in range(count)]
+    return [
+        chunks.cut(body, hashlib.sha256(body).digest(), of, index, chunk_bytes)
+        for index in range(count)
+    ]
 
 
 def begun(body: bytes = BODY, chunk_bytes: int = 10) -> chunks.Assembly:
