@@ -93,9 +93,9 @@ def scale(a: Params, factor: float) -> Params:
 
 
 def norm(a: Params) -> float:
-    """Euclidean norm over all parameters, computed in float64."""
-    wide = a.flat.astype(np.float64)
-    return math.sqrt(float(wide @ wide))
+    """Euclidean norm over all parameters, computed in float64; the same bits on any machine."""
+    squares = np.square(a.flat, dtype=np.float64)
+    return math.sqrt(float(squares.sum()))  # no dot product: that one splits up among threads
 
 
 def _same_spec(a: Params, b: Params) -> Spec:

@@ -193,6 +193,7 @@ class Life(RuleBasedStateMachine):
         self.machine = agent(self.disk, inline_bytes=8192 if self.inline else 0)
         self.connection = 0
         self.job = None
+        self.seen: list[Manifest] = []
         self.topics: set[str] = set()
         self.reconnect()
 
@@ -231,9 +232,18 @@ class Life(RuleBasedStateMachine):
             plan = replace(made.plan, cohort=("node",) if asked else (), task=task)
             made = self.leads[owner] = replace(made, plan=plan)
             self.past.append(made)
+        self.seen.append(made)
         self.feed(told(made))
         if fetched:
             self.fetched()
+
+    @rule(verdict=st.sampled_from(["counted", "refused"]))
+    def whole_round(self, verdict: str) -> None:
+        """As it should be."""
+        self.follow(self.disk.owner or OWNERS[0], "version", asked=True, task="null", fetched=True)
+        self.training_ends(value=0.5, fails=False)
+        self.answered("all")
+        self.answered(verdict)
 
     @rule()
     def fetched(self) -> None:
@@ -334,7 +344,8 @@ class Life(RuleBasedStateMachine):
     def check_training(self, job: Train) -> None:
         now = self.machine._manifest
         assert self.job is None, "two jobs at a time"
-        assert self.disk.entry is None, "it trains before its update is settled"
+        entry = self.disk.entry
+        assert entry is None or entry.counter in self.settled, "its update is not settled yet"
         assert now is not None
         assert (now.term, now.owner) == (self.disk.term, self.disk.owner), "an older one leads it"
         assert job.base.digest == now.model
@@ -347,6 +358,18 @@ class Life(RuleBasedStateMachine):
             asked = [topic for topic in self.topics if TOPICS.parse_model_chunk(topic)]
             assert len(asked) <= FETCH_WINDOW
             assert not asked or self.machine.phase is Phase.FETCHING
+
+    @invariant()
+    def it_follows_the_newest_manifest_of_the_highest_term(self) -> None:
+        if hasattr(self, "machine") and self.machine._manifest is not None:
+            followed = self.machine._manifest
+            highest = max((one.term, one.owner) for one in self.seen)
+            assert (followed.term, followed.owner) == (self.disk.term, self.disk.owner) == highest
+            assert (followed.version, followed.round, followed.connection) == max(
+                (one.version, one.round, one.connection)
+                for one in self.seen
+                if (one.term, one.owner) == highest
+            )
 
     @invariant()
     def the_phase_is_what_it_does(self) -> None:

@@ -304,8 +304,18 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
     home = tmp_path / "home"
     home.mkdir()
     workplace = Workplace(home)
+    # In the background of a script these are ignored, and processes would inherit that.
+    ignored = [
+        number
+        for number in (signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
     yield workplace
     workplace.clear()
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture

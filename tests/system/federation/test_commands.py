@@ -318,12 +318,20 @@ def test_status_shows_a_run_as_it_stands(fleet: "Fleet") -> None:
         assert shown.wait() == 0, shown.text()
         return shown.text()
 
-    fleet.place.until(lambda: "missing node-3: training" in page(), "the page to show node-3")
-    text = page()
-    assert re.search(r"version +0 of 3, round 1, term 1", text)
-    assert re.search(r"window +2 of 3 updates, closes in \d+ s", text)
-    for name in ("node-1", "node-2", "node-3"):
-        assert re.search(rf"{name} +present", text)
+    def shows(*patterns: str) -> bool:
+        text = page()
+        return all(re.search(pattern, text) for pattern in patterns)
+
+    # State and roster are told apart from each other, and not more than once a second.
+    fleet.place.until(
+        lambda: shows(
+            r"version +0 of 3, round 1, term 1",
+            r"window +2 of 3 updates, closes in \d+ s",
+            r"missing node-3: training",
+            *(rf"node-{number} +present" for number in (1, 2, 3)),
+        ),
+        "the page on round 1",
+    )
     fleet.release("node-3")
     assert aggregator.wait() == 0
     text = page()
