@@ -172,21 +172,22 @@ def test_a_member_that_sends_nothing_but_wrong_updates_is_left_out(
     fleet: "Fleet", rogue: Client, in_memory: "InMemory"
 ) -> None:
     topics = fleet.topics
-    receipts = fleet.spy(topics.receipt("rogue"))
+    spy = fleet.spy(topics.receipt("rogue"), topics.manifest)
     birth = NodeState(
         alive=True, state_id="f" * 16, boot=1, connection=1, doing="idle", task=fleet.task
     )
     fleet.rounds["min_nodes"] = 4
     fleet.hold(VICTIM)
     fleet.aggregator()
-    fleet.entry("started")
+    # Once its manifest is out, the aggregator hears of births.
+    fleet.place.until(lambda: spy.on(topics.manifest), "a manifest")
     say(rogue, topics.state("rogue"), codec.encode_json(birth), retain=True)
     fleet.nodes()
     fleet.arrived("node-1", "node-2")
     for counter, (bad, _) in enumerate(REFUSED.values(), 1):
         say(rogue, topics.offer("rogue"), msgpack.packb({**bad, "counter": counter}))
     fleet.place.until(
-        lambda: len(receipts.on(topics.receipt("rogue"))) >= len(REFUSED), "a receipt for each"
+        lambda: len(spy.on(topics.receipt("rogue"))) >= len(REFUSED), "a receipt for each"
     )
     # It stays, so that enough are there, and says that it will not train.
     declines = replace(birth, doing="declined")
