@@ -1,7 +1,7 @@
 """A node's settings: TOML sections to strict models, each limit with its unit and reason."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,8 +10,13 @@ from shared.topics import RUN_NAME
 
 
 class Shard(Settings):
-    """Which part of the task's training data this node has, when it has no data of its own."""
+    """Which samples this node has: its own files, or its part of the task's training data."""
 
+    path: Path | None = None
+    """Its own data: a folder with one subfolder of pictures a label, a .csv, or an .npz. Then
+    nothing is dealt."""
+    resize: bool = False
+    """Scale pictures of another size to the task's; without it they are refused."""
     index: int = Field(default=0, ge=0)
     """This node's part, counted from 0."""
     of: int = Field(default=1, ge=1, le=100_000)
@@ -20,12 +25,47 @@ class Shard(Settings):
     """Use so many samples of each label; not set: all of them."""
     seed: int = Field(default=0, ge=0, le=2**53)
     """All nodes of a federation use the same, or their parts overlap."""
+    manifest: Path | None = None
+    """Take the parts from this file, written by `midge data partition`, in place of dealing."""
+    partition: Literal["iid", "labels", "dirichlet", "quantity"] = "iid"
+    """How the data is dealt: see `shards.py`."""
+    shards_each: int = Field(default=2, ge=1, le=1000)
+    """labels: runs of one label that each node gets."""
+    alpha: float = Field(default=0.5, gt=0, le=1e6)
+    """dirichlet: the smaller, the fewer labels a node has."""
+    sigma: float = Field(default=1.0, ge=0, le=5)
+    """quantity: spread of the log-normal sizes."""
+    rotation_deg: float = Field(default=0.0, ge=0, le=180)
+    """Feature shift: each node turns its pictures by an angle of its own, up to this."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Feature shift: each node adds Gaussian noise of a strength of its own, up to this share of
+    the brightest value."""
+    drift_rounds: int = Field(default=0, ge=0, le=2**31)
+    """In so many rounds a node passes through its samples label by label, half of them in view at a
+    time; 0: all of them in every round."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of this node's samples that it scores the model on and never trains on."""
 
     @model_validator(mode="after")
     def _within(self) -> Self:
         if self.index >= self.of:
             raise ValueError(f"index = {self.index} is not below of = {self.of}: count from 0")
         return self
+
+
+class Cleaning(Settings):
+    """What is left out of a node's samples before it trains: see `cleaning.py`."""
+
+    leave_out: bool = False
+    """Leave outliers out; the rest of this section is of no effect without it."""
+    threshold: float = Field(default=100.0, gt=0)
+    """A sample further than this from its label's mean is an outlier."""
+    distance: Literal["squared", "euclidean"] = "squared"
+    """Measured on values scaled to 0..1."""
+    sample: int | None = Field(default=2000, ge=1)
+    """Samples of each label that its mean is taken over, drawn at random; not set: all of them."""
+    means: Path | None = None
+    """Means of the whole federation, from `midge data report`; not set: this node's own."""
 
 
 class Config(Settings):
@@ -53,6 +93,7 @@ class Config(Settings):
     """Where the doubling ends. A node without news repeats its birth as often: it may be lost."""
     broker: Broker = Broker()
     shard: Shard = Shard()
+    cleaning: Cleaning = Cleaning()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

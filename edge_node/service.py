@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from edge_node import outbox, shards
+from edge_node import outbox, samples
 from edge_node.agent import Agent, Event
 from edge_node.config import Config
 from edge_node.events import (
@@ -108,7 +108,7 @@ def run(config: Config) -> None:
         learner = Trainer(
             config.name,
             lambda: tasks.find(config.task),
-            lambda task: shard(config, task),
+            lambda task: samples.load(config, task),
             inbox.put,
         )
         shell = Shell(agent, link, learner, config.state_dir, time.monotonic)
@@ -144,12 +144,3 @@ def begin(state_dir: Path) -> Memory:
     memory = replace(memory, boot=memory.boot + 1)
     outbox.save(state_dir, memory)
     return memory
-
-
-def shard(config: Config, task: tasks.Task) -> tasks.Data:
-    """This node's part of the task's training data."""
-    data = task.load("train", config.data_dir)
-    settings = config.shard
-    return data.take(
-        shards.iid(data.y, settings.of, settings.seed, settings.per_label)[settings.index]
-    )

@@ -14,8 +14,9 @@ from threading import Event
 import numpy as np
 
 from edge_node.events import Train, Trained, TrainingFailed
+from edge_node.samples import Samples
 from shared.params import subtract
-from shared.tasks import Data, Task, failure
+from shared.tasks import Task, failure
 
 _log = logging.getLogger(__name__)
 
@@ -31,15 +32,15 @@ class Trainer:
         self,
         node: str,
         task: Callable[[], Task],
-        shard: Callable[[Task], Data],
+        samples: Callable[[Task], Samples],
         deliver: Callable[[Trained | TrainingFailed], None],
     ) -> None:
-        """`task` and `shard` are asked at the first job, in the thread; again only if they fail."""
+        """`task` and `samples` are asked in the thread at the first job, again only if they fail."""
         self._node = node
         self._task = task
-        self._shard = shard
+        self._samples = samples
         self._deliver = deliver
-        self._loaded: tuple[Task, Data] | None = None
+        self._loaded: tuple[Task, Samples] | None = None
         self._stopped = Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="train")
 
@@ -72,21 +73,22 @@ class Trainer:
         try:
             if self._loaded is None:
                 task = self._task()
-                self._loaded = task, self._shard(task)
+                self._loaded = task, self._samples(task)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's author did
             _log.debug("loading the task or its data failed", exc_info=True)
             return TrainingFailed(job.round, failure(error))
-        task, data = self._loaded
-        return local_update(task, data, self._node, job, stopped)
+        task, samples = self._loaded
+        return local_update(task, samples, self._node, job, stopped)
 
 
 def local_update(
-    task: Task, data: Data, node: str, job: Train, stopped: Callable[[], bool]
+    task: Task, samples: Samples, node: str, job: Train, stopped: Callable[[], bool]
 ) -> Trained | TrainingFailed | None:
     """Train from `job.base` on this node's shard; None when it was stopped.
 
     The result depends on the arguments alone: randomness comes from (plan.seed, node, round).
     """
+    data = samples.at(job.round)
     if len(data) == 0:
         return TrainingFailed(job.round, "this node holds no samples")
     started_s = time.perf_counter()

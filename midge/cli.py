@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from midge import laboratory
 from shared.errors import ConfigError
 
 INTERRUPTED = 130
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+laboratory.register(app)
 
 _Config = Annotated[Path | None, typer.Option(help="TOML file with the settings.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]

@@ -16,7 +16,7 @@ from aggregator.config import Rounds, Server, Training
 from aggregator.service import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
-from edge_node.service import shard
+from edge_node.samples import load
 from midge import brokers, results
 from midge.processes import Processes
 from midge.simulation import Federation
@@ -129,8 +129,8 @@ def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
     task = tasks.find(recipe.task)
     config = recipe.aggregator(folder / "aggregator", Broker())
     nodes = {name: recipe.node(name, folder / name, Broker()) for name in recipe.node_names()}
-    shards = {name: shard(node, task) for name, node in nodes.items()}
-    federation = Federation(config, nodes, task, shards, task.load("test", recipe.data_dir))
+    samples = {name: load(node, task) for name, node in nodes.items()}
+    federation = Federation(config, nodes, task, samples, task.load("test", recipe.data_dir))
     dropping = _DropOne(recipe, federation.kill_node, federation.start_node, view.say)
     topics = Topics(RUN)
     states: dict[str, NodeState] = {}

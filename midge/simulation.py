@@ -23,6 +23,7 @@ from edge_node.agent import Agent
 from edge_node.agent import Event as NodeEvent
 from edge_node.config import Config as NodeConfig
 from edge_node.events import Train
+from edge_node.samples import Samples
 from shared.events import Tick
 from shared.memory import Clock, Faults, MemoryBroker, MemoryTransport
 from shared.tasks import Data, Task
@@ -39,7 +40,7 @@ class Federation:
         config: AggregatorConfig,
         nodes: Mapping[str, NodeConfig],
         task: Task,
-        shards: Mapping[str, Data],
+        samples: Mapping[str, Samples],
         test: Data | None,
         *,
         seed: int = 0,
@@ -53,7 +54,7 @@ class Federation:
         self._config = config
         self._node_configs = nodes
         self._task = task
-        self._shards = shards
+        self._samples = samples
         self._test = test
         self._train_s = train_s
         self._seed = seed
@@ -90,7 +91,7 @@ class Federation:
         config.state_dir.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng([self._seed, len(self.nodes)])
         self.nodes[name] = _Node(
-            config, self._task, self._shards[name], self.broker, rng, self._train_s(name)
+            config, self._task, self._samples[name], self.broker, rng, self._train_s(name)
         )
 
     def kill_node(self, name: str) -> None:
@@ -154,7 +155,7 @@ class _Node:
         self,
         config: NodeConfig,
         task: Task,
-        shard: Data,
+        samples: Samples,
         broker: MemoryBroker,
         rng: np.random.Generator,
         train_s: float,
@@ -162,7 +163,7 @@ class _Node:
         self._clock = broker.clock
         self._name = config.name
         self._task = task
-        self._shard = shard
+        self._samples = samples
         self._train_s = train_s
         self._alive = True
         self._job: Train | None = None
@@ -203,7 +204,7 @@ class _Node:
     def _finish(self, job: Train) -> None:
         if not self._alive or self._job is not job:
             return
-        outcome = trainer.local_update(self._task, self._shard, self._name, job, lambda: False)
+        outcome = trainer.local_update(self._task, self._samples, self._name, job, lambda: False)
         if outcome is not None:
             self.feed(outcome)
 

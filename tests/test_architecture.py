@@ -35,6 +35,7 @@ CONFINED = {
     "amqtt": ("midge.",),
     "rich": ("midge.",),
     "matplotlib": ("midge.",),
+    "jinja2": ("midge.page",),
 }
 """Where a library may be imported: modules, or all below a package when it ends in a dot."""
 
@@ -69,6 +70,8 @@ SHELLS = {
     "edge_node.__main__",
     "edge_node.service",
     "edge_node.outbox",
+    "edge_node.own_data",
+    "edge_node.samples",
     "edge_node.trainer",
     "shared.command",
     "shared.disk",

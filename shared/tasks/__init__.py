@@ -83,6 +83,8 @@ class Task:
     """(parameters, x (n, ...)) -> probabilities (n, len(labels)); None: nothing to predict."""
     picture: tuple[int, int, int] | None = None
     """Height, width and brightest value of one x that is a grey picture, light on dark."""
+    shape: tuple[int, ...] | None = None
+    """Shape of one x, for checking a node's own files; None: of pictures, or not known."""
 
 
 _BUILT_IN = {name: f"shared.tasks.{name}:task" for name in ("mnist", "digits", "null")}

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from edge_node.events import Train, Trained, TrainingFailed
+from edge_node.samples import Samples
 from edge_node.trainer import Trainer, local_update
 from shared.errors import ConfigError
 from shared.messages import Plan
@@ -40,7 +41,7 @@ def raising(error: Exception) -> Task:
 
 def test_an_update_is_what_was_added_to_the_base() -> None:
     task = returning(JOB.base.flat + np.array([0, 1, 2, -3], np.float32), train_loss=0.5)
-    event = local_update(task, DATA, "a", JOB, never)
+    event = local_update(task, Samples(DATA), "a", JOB, never)
     assert isinstance(event, Trained)
     assert event.round == 1
     assert event.samples == len(DATA)
@@ -51,7 +52,7 @@ def test_an_update_is_what_was_added_to_the_base() -> None:
 
 def test_randomness_comes_from_seed_node_and_round() -> None:
     def digest(node: str, job: Train) -> bytes:
-        event = local_update(NULL, DATA, node, job, never)
+        event = local_update(NULL, Samples(DATA), node, job, never)
         assert isinstance(event, Trained)
         return event.delta.digest
 
@@ -71,7 +72,7 @@ def test_randomness_comes_from_seed_node_and_round() -> None:
     ],
 )
 def test_what_diverged_is_not_sent(task: Task) -> None:
-    event = local_update(task, DATA, "a", JOB, never)
+    event = local_update(task, Samples(DATA), "a", JOB, never)
     assert isinstance(event, TrainingFailed)
     assert "lower the learning rate (now 0.1)" in event.reason
 
@@ -86,14 +87,14 @@ def test_what_diverged_is_not_sent(task: Task) -> None:
     ],
 )
 def test_whatever_goes_wrong_is_one_line(task: Task, reason: str) -> None:
-    event = local_update(task, DATA, "a", JOB, never)
+    event = local_update(task, Samples(DATA), "a", JOB, never)
     assert isinstance(event, TrainingFailed)
     assert event.round == 1
     assert event.reason.startswith(reason)
 
 
 def test_a_node_without_samples_says_so() -> None:
-    event = local_update(NULL, DATA.take(np.empty(0, np.int64)), "a", JOB, never)
+    event = local_update(NULL, Samples(DATA.take(np.empty(0, np.int64))), "a", JOB, never)
     assert event == TrainingFailed(1, "this node holds no samples")
 
 
@@ -102,7 +103,7 @@ def test_a_learning_rate_far_too_high_is_told_apart() -> None:
     rng = np.random.default_rng(0)
     data = Data(rng.integers(0, 256, (64, 28, 28), dtype=np.uint8), rng.integers(0, 10, 64))
     plan = replace(PLAN, learning_rate=1e6, batch_size=4, epochs=2)
-    event = local_update(task, data, "a", Train(0, task.initial(0), plan), never)
+    event = local_update(task, Samples(data), "a", Train(0, task.initial(0), plan), never)
     assert isinstance(event, TrainingFailed)
     assert "diverged" in event.reason
 
@@ -140,7 +141,7 @@ def slow() -> Slow:
 
 @pytest.fixture
 def trainer(slow: Slow, inbox: Inbox) -> Iterator[Trainer]:
-    trainer = Trainer("a", lambda: slow.task, lambda _: DATA, inbox.put)
+    trainer = Trainer("a", lambda: slow.task, lambda _: Samples(DATA), inbox.put)
     yield trainer
     trainer.close()
 
@@ -183,7 +184,7 @@ def test_one_that_ends_although_it_was_stopped_delivers_nothing(inbox: Inbox) ->
         go_on.wait(5)
         return params, {}
 
-    trainer = Trainer("a", lambda: replace(NULL, train=deaf), lambda _: DATA, inbox.put)
+    trainer = Trainer("a", lambda: replace(NULL, train=deaf), lambda _: Samples(DATA), inbox.put)
     trainer.start(JOB)
     assert began.wait(5)
     trainer.stop()
@@ -192,16 +193,16 @@ def test_one_that_ends_although_it_was_stopped_delivers_nothing(inbox: Inbox) ->
     assert inbox.empty()
 
 
-def test_the_shard_is_loaded_once_in_the_thread_and_again_after_a_failure(inbox: Inbox) -> None:
+def test_the_samples_are_loaded_once_in_the_thread_and_again_after_a_failure(inbox: Inbox) -> None:
     threads: list[str] = []
 
-    def shard(_: Task) -> Data:
+    def samples(_: Task) -> Samples:
         threads.append(threading.current_thread().name)
         if len(threads) == 1:
             raise ConfigError("no MNIST data: set MIDGE_DATA")
-        return DATA
+        return Samples(DATA)
 
-    trainer = Trainer("a", lambda: NULL, shard, inbox.put)
+    trainer = Trainer("a", lambda: NULL, samples, inbox.put)
     assert threads == []
     trainer.start(JOB)
     assert inbox.get(timeout=5) == TrainingFailed(1, "no MNIST data: set MIDGE_DATA")
@@ -217,11 +218,11 @@ def test_threads_and_plain_calls_agree_bit_for_bit(inbox: Inbox) -> None:
     task = find("digits")
     data = task.load("test", None)
     job = Train(3, task.initial(0), replace(PLAN, epochs=2, batch_size=32, momentum=0.5))
-    trainer = Trainer("node-1", lambda: task, lambda _: data, inbox.put)
+    trainer = Trainer("node-1", lambda: task, lambda _: Samples(data), inbox.put)
     trainer.start(job)
     threaded = inbox.get(timeout=60)
     trainer.close()
-    plain = local_update(task, data, "node-1", job, never)
+    plain = local_update(task, Samples(data), "node-1", job, never)
     assert isinstance(threaded, Trained)
     assert isinstance(plain, Trained)
     assert threaded.delta.digest == plain.delta.digest

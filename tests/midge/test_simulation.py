@@ -12,6 +12,7 @@ from aggregator.config import Config as AggregatorConfig
 from aggregator.config import Limits, Rounds, Training
 from aggregator.service import JOURNAL
 from edge_node.config import Config as NodeConfig
+from edge_node.samples import Samples
 from edge_node.shards import iid
 from midge.simulation import Federation
 from shared import tasks
@@ -69,7 +70,7 @@ class Run:
                 for name in self.names
             },
             found,
-            dict(zip(self.names, shards, strict=True)),
+            dict(zip(self.names, map(Samples, shards), strict=True)),
             found.load("test", None) if task == "digits" else None,
             seed=seed,
             faults=faults,
@@ -394,9 +395,9 @@ def test_training_that_fails_on_one_node_holds_nothing_up(
     run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run(min_updates=2, deadline_s=1000)
-    broken = done.federation._shards[done.names[0]]
-    empty = Data(broken.x[:0], broken.y[:0])
-    monkeypatch.setitem(done.federation._shards, done.names[0], empty)
+    broken = done.federation._samples[done.names[0]].train
+    empty = Samples(Data(broken.x[:0], broken.y[:0]))
+    monkeypatch.setitem(done.federation._samples, done.names[0], empty)
     assert done.finish().counted() == 3 * [done.names[1:]]
     assert done.federation.clock.now < 10
     missing = done.entries("version")[0]["missing"]

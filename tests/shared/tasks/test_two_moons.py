@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edge_node.events import Train, Trained
+from edge_node.samples import Samples
 from edge_node.shards import iid
 from edge_node.trainer import local_update
 from shared.messages import Plan
@@ -27,7 +28,9 @@ def test_three_nodes_teach_each_other_two_moons(monkeypatch: pytest.MonkeyPatch)
     for number in range(5):
         base = model
         for node, shard in enumerate(shards):
-            update = local_update(task, shard, str(node), Train(number, base, plan), lambda: False)
+            update = local_update(
+                task, Samples(shard), str(node), Train(number, base, plan), lambda: False
+            )
             assert isinstance(update, Trained)
             model = add(model, scale(update.delta, len(shard) / len(data)))
     assert task.score(model, task.load("test", None)).accuracy > 0.97

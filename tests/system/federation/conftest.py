@@ -19,7 +19,7 @@ from aggregator.config import Config as AggregatorConfig
 from aggregator.service import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
-from edge_node.service import shard
+from edge_node.samples import load
 from midge.simulation import Federation
 from shared import codec, tasks
 from shared.config import Broker, as_environment
@@ -370,8 +370,8 @@ def _run_in_memory(home: Path, task_name: str, rounds: int) -> Result:
         )
         for i in range(3)
     }
-    shards = {name: shard(node, task) for name, node in nodes.items()}
-    federation = Federation(config, nodes, task, shards, task.load("test", None))
+    samples = {name: load(node, task) for name, node in nodes.items()}
+    federation = Federation(config, nodes, task, samples, task.load("test", None))
     assert federation.run()
     federation.kill_aggregator()
     last = [
