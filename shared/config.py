@@ -6,8 +6,9 @@ sides share. Each side owns the model of its own settings.
 
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path, PurePath
 from types import UnionType
@@ -95,24 +96,77 @@ def load(model: type[M], path: Path | None, prefix: str, environ: Mapping[str, s
         environ: the environment, as in os.environ.
 
     Raises:
-        ConfigError: the file cannot be read, or a setting is unknown or wrong; one line, without
-            any secret.
+        ConfigError: the file cannot be read, or a setting is unknown or wrong; one line, with the
+            line in the file, without any secret.
     """
     fields = dict(_leaves(model))
-    data = {} if path is None else _read(path)
+    text = "" if path is None else read_text(path)
+    data = {} if path is None else parse(path, text)
     overlaid = _read_environment(fields, prefix, environ)
     for key, value in overlaid.items():
-        _put(data, key, value)
+        put(data, key, value)
+
+    def where(key: Key) -> str:
+        for known in overlaid:
+            if key[: len(known)] == known:
+                return f"environment variable {_variable(prefix, known)}"
+        return f"{place(path, text, key)}: {'.'.join(key) or 'the whole'}"
+
+    return validate(model, data, where, lambda key: f" or as {_variable(prefix, key)}")
+
+
+def validate(
+    model: type[M],
+    data: Mapping[str, object],
+    where: Callable[[Key], str],
+    elsewhere: Callable[[Key], str] = lambda _: "",
+) -> M:
+    """Make settings of what a TOML file holds.
+
+    `where` tells people where a setting stands, and `elsewhere` where else a missing one may.
+    Raises ConfigError, one line, without any secret.
+    """
     try:
         # TOML has neither tuples nor paths; strict mode takes array and string for them from JSON.
         return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        source = "settings" if path is None else str(path)
+        fields = dict(_leaves(model))
         problems = (
-            _explain(details, fields, source, prefix, set(overlaid))
+            _explain(details, fields, where, elsewhere)
             for details in error.errors(include_url=False, include_context=False)
         )
         raise ConfigError("; ".join(problems)) from None
+
+
+def place(path: Path | None, text: str, key: Key) -> str:
+    """File and line of a setting, for people: of the setting itself, or of the section above it.
+
+    The items of an array of sections are counted: ("points", "1", "nodes").
+    """
+    if path is None:
+        return "settings"
+    lines: dict[Key, int] = {}
+    section: Key = ()
+    counts: dict[Key, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            section = _names(header["name"])
+            if header["array"]:
+                counts[section] = counts.get(section, -1) + 1
+                section = (*section, str(counts[section]))
+            lines.setdefault(section, number)
+        elif setting := _SETTING.match(line):
+            lines.setdefault((*section, *_names(setting["name"])), number)
+    found = next((lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), None)
+    return str(path) if found is None else f"{path}:{found}"
+
+
+_HEADER = re.compile(r"\s*\[(?P<array>\[)?\s*(?P<name>[^\[\]]+?)\s*\]")
+_SETTING = re.compile(r"\s*(?P<name>[\w\"'.-]+(?:\s*\.\s*[\w\"'-]+)*)\s*=")
+
+
+def _names(dotted: str) -> Key:
+    return tuple(name.strip(" \t\"'") for name in dotted.split("."))
 
 
 def as_environment(settings: Settings, prefix: str) -> dict[str, str]:
@@ -170,13 +224,20 @@ def _is_text(annotation: object) -> bool:
     )
 
 
-def _read(path: Path) -> dict[str, object]:
+def read_text(path: Path) -> str:
+    """The text of a settings file; ConfigError when it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the file: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text: byte {error.start} is wrong") from None
+
+
+def parse(path: Path, text: str) -> dict[str, object]:
+    """What a TOML file holds; ConfigError when it is none."""
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
@@ -213,7 +274,7 @@ def _toml_value(variable: str, text: str) -> object:
     )
 
 
-def _put(data: dict[str, object], key: Key, value: object) -> None:
+def put(data: dict[str, object], key: Key, value: object) -> None:
     """Set one value; what stands in the place of a section stays, for the model to refuse."""
     for name in key[:-1]:
         inner = data.setdefault(name, {})
@@ -226,31 +287,27 @@ def _put(data: dict[str, object], key: Key, value: object) -> None:
 def _explain(
     error: ErrorDetails,
     fields: Mapping[Key, FieldInfo],
-    source: str,
-    prefix: str,
-    overlaid: set[Key],
+    where: Callable[[Key], str],
+    elsewhere: Callable[[Key], str],
 ) -> str:
     """One problem in a few words: where it is, what is wrong, what is allowed."""
-    place = tuple(str(part) for part in error["loc"])
-    dotted = ".".join(place) or "the whole"
+    path = tuple(str(part) for part in error["loc"])
     # The path of an item in a list goes deeper than that of its setting.
-    key = next((place[:n] for n in range(len(place), 0, -1) if place[:n] in fields), None)
-    where = f"{source}: {dotted}"
-    if key in overlaid:
-        where = f"environment variable {_variable(prefix, key)}"
+    key = next((path[:n] for n in range(len(path), 0, -1) if path[:n] in fields), None)
+    told = where(path)
     match error["type"]:
         case "extra_forbidden":
             # Sections too: each beginning of a path is a name.
             names = [".".join(known[:n]) for known in fields for n in range(1, len(known) + 1)]
-            return f"{where}: unknown setting{_nearest(dotted, names)}"
+            return f"{told}: unknown setting{_nearest('.'.join(path), names)}"
         case "missing":
-            return f"{where}: missing; set it there or as {_variable(prefix, place)}"
+            return f"{told}: missing; set it there{elsewhere(path)}"
         case "model_type" | "model_attributes_type":
-            return f"{where}: must be a section"
+            return f"{told}: must be a section"
     problem = error["msg"].removeprefix("Value error, ")
     allowed = "" if key is None else _allowed(fields[key])
     given = "" if key is None else _quote(error["input"], fields[key])
-    return f"{where}{given}: {problem[:1].lower()}{problem[1:]}{allowed}"
+    return f"{told}{given}: {problem[:1].lower()}{problem[1:]}{allowed}"
 
 
 def _quote(value: object, field: FieldInfo) -> str:

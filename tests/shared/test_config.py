@@ -1,4 +1,5 @@
 import datetime as dt
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, SecretStr, ValidationError
 
-from shared.config import Broker, Settings, load
+from shared.config import Broker, Settings, load, place
 from shared.errors import ConfigError
 
 
@@ -177,8 +178,49 @@ def test_what_has_another_prefix_is_not_ours() -> None:
 def test_a_wrong_file_is_told_in_one_line(write: Write, text: str, says: str) -> None:
     path = write(text)
     line = complaint(path)
-    assert line.startswith(f"{path}: ")
+    assert re.match(rf"{re.escape(str(path))}(:\d+)?: ", line)
     assert says in line
+
+
+TEXT = """# a comment = 1
+name = "x"
+[broker]  # not this [one]
+port = 1
+first."pause" . s = 2
+"tls" = [
+  3,
+]
+[[points]]
+label = "a"
+[[points]]
+label = "b"
+[[points.deep]]
+x = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("name", 2),
+        ("broker", 3),
+        ("broker.port", 4),
+        ("broker.first.pause.s", 5),
+        ("broker.tls.0", 6),
+        ("broker.what", 3),
+        ("points.0.label", 10),
+        ("points.1.label", 12),
+        ("points.1.nothing", 11),
+        ("points.deep.0.x", 14),
+    ],
+)
+def test_a_setting_is_found_by_its_line(key: str, line: int) -> None:
+    assert place(Path("a.toml"), TEXT, tuple(key.split("."))) == f"a.toml:{line}"
+
+
+def test_what_stands_nowhere_has_no_line() -> None:
+    assert place(Path("a.toml"), TEXT, ("other",)) == "a.toml"
+    assert place(None, "", ("other",)) == "settings"
 
 
 def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
