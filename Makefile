@@ -1,7 +1,7 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench clean broker
+.PHONY: help venv demo test check bench results results-quick clean broker
 
 PYTHON ?= python3
 DEMO_ARGS ?=
@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'make demo DEMO_ARGS="--nodes 5"    make test PYTEST_ARGS="-m system -x"'
 
@@ -39,6 +39,22 @@ bench: venv broker ## measure rounds, memory and the first demo, and print table
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.first_demo
 	$(VENV)/bin/python -m benchmarks.one_result
+
+# One folder for all recipes: what two of them have in common is run once.
+RECIPES := report best-in-15 mcmahan-iid mcmahan-non-iid iid-or-not learning-rate local-epochs \
+    batch-size nodes
+RESULTS ?= runs/results
+
+results: venv ## every figure of docs/results.md: hours; goes on where it was interrupted
+	$(VENV)/bin/midge baseline --seeds 3 --out $(RESULTS)
+	for recipe in $(RECIPES); do $(VENV)/bin/midge sweep $$recipe --out $(RESULTS) || exit; done
+	$(VENV)/bin/python -m benchmarks.report_run
+	$(VENV)/bin/python -m benchmarks.results_page $(RESULTS)
+
+results-quick: venv ## a taste of it in minutes: data report, baseline, one small sweep
+	$(VENV)/bin/midge data report --out runs/quick/data
+	$(VENV)/bin/midge baseline --epochs 3 --out runs/quick
+	$(VENV)/bin/midge sweep quick --out runs/quick
 
 clean: ## remove .venv, caches and build leftovers
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -102,14 +102,14 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
     return ""
 
 
-def unpack(offer: Offer, body: bytes | bytearray, limits: Limits) -> Floats:
+def unpack(offer: Offer, body: bytes | bytearray, parameters: int, limits: Limits) -> Floats:
     """The delta in an update's body, shape (parameters,); PeerError with the rule that it breaks.
 
     `judge` was content with the offer.
     """
     if len(body) != offer.size or hashlib.sha256(body).digest() != offer.digest:  # A12
         raise PeerError("the body does not match its size or digest")
-    delta = compression.named(offer.compression).decompress(body)
+    delta = compression.named(offer.compression).decompress(body, parameters)
     largest = float(np.max(np.abs(delta), initial=0.0))
     if not np.isfinite(largest):  # A13
         raise PeerError("the update holds NaN or infinity")

@@ -60,6 +60,15 @@ class Training(Settings):
     """Samples a step (B); 0: the whole shard."""
     learning_rate: float = Field(default=0.2, gt=0, le=1e6)
     momentum: float = Field(default=0.2, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e6)
+    """Pulls every parameter towards 0 in each step (an L2 penalty), against fitting by heart."""
+    input_dropout: float = Field(default=0.0, ge=0, le=0.99)
+    """Share of the input values that is set to 0 in each step, for the same reason."""
+    last_rounds: int = Field(default=0, ge=0, le=2**31)
+    """Over so many rounds at the end of the run the learning rate falls, in equal steps; 0: it
+    stays."""
+    last_rate_share: float = Field(default=1.0, gt=0, le=1)
+    """The share of the learning rate that the last round has."""
     compression: Literal["none", "fp16"] = "none"
     """How updates are packed."""
 
@@ -115,7 +124,10 @@ class Config(Settings):
     data_dir: Path | None = None
     """Where the held-out data lies; not set: MIDGE_DATA, or a download."""
     evaluate: bool = True
-    """Score every version on the held-out data."""
+    """Score every version on the held-out data: the global test."""
+    local_test: bool = False
+    """The nodes score every version too, on what they hold out; a round after the last version asks
+    for that alone."""
     seed: int = Field(default=0, ge=0, le=2**53)
     takeover: bool = False
     """Lead a run that another aggregator led before; without it, finding one ends this
@@ -128,6 +140,10 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.training.last_rounds and not self.rounds.rounds:
+            raise ValueError(
+                "training.last_rounds needs an end of the run: set rounds.rounds, or leave it out"
+            )
         if self.limits.max_nodes < self.rounds.min_nodes:
             raise ValueError(
                 f"limits.max_nodes = {self.limits.max_nodes} is below "

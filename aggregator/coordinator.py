@@ -19,12 +19,13 @@ draws from a generator seeded by (seed, round).
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
 
-from aggregator import ledger, optimizers, release, rules, selection
+from aggregator import ledger, local_test, optimizers, release, rules, selection
 from aggregator.bulletin import Bulletin
 from aggregator.config import Config
 from aggregator.events import (
@@ -43,6 +44,7 @@ from aggregator.roster import Roster
 from aggregator.voice import Meeting, Voice
 from aggregator.window import Window
 from shared import codec
+from shared.compression import EMPTY
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import (
@@ -101,6 +103,7 @@ class Coordinator:
         self._offline_since: float | None = now
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
+        self._closing = config.local_test
         self._begun = False
         self._over = False
         self._window: Window | None = None
@@ -313,6 +316,11 @@ class Coordinator:
     def _finished(self) -> bool:
         return 0 < self.config.rounds.rounds <= self._release.version
 
+    @property
+    def _wanted(self) -> bool:
+        """Whether another round is to come: for the next version, or for scores of the last."""
+        return not self._finished or self._closing
+
     def _advance(self, now: float) -> list[Effect]:
         """Close what can be closed, open what can be opened, end when the run is over."""
         if self._over:
@@ -321,11 +329,11 @@ class Coordinator:
         if self._window is not None:
             effects += self._stand_in(self._window)
             effects += self._close_if_due(now)
-        if self._window is None and not self._finished and (opened := self._open_next(now)):
+        if self._window is None and self._wanted and (opened := self._open_next(now)):
             effects += [Save(self.snapshot()), *opened]
             effects += self._close_if_due(now)  # enough may have come while no window was open
-        self._intake.open = not self._finished
-        if self._finished and not self._unscored:
+        self._intake.open = not self._finished or self._window is not None
+        if self._finished and self._window is None and not self._unscored:
             effects.append(self._record("finished", version=self._release.version))
             self._bulletin.all_new()
             effects += self._tell(now)
@@ -352,6 +360,8 @@ class Coordinator:
         why = window.due(in_hand, least, self._roster, now)
         if why is None:
             return []
+        if self._finished:
+            return self._end_scoring()
         if why != "below quorum":
             return self._flush(window, why, now)
         self._window = None
@@ -370,17 +380,15 @@ class Coordinator:
         counted = [one for _, one in sorted(self._intake.in_hand.items())]
         missing = window.why_missing(self._intake.in_hand, self._roster)
         version = self._release.version + 1
+        scores = self._local_test()
         self._optimizer_state, step = self._optimizer.apply(
             self._optimizer_state, rules.mean(self._intake.sum)
         )
         before = self._release.params
         params = Params(before.spec, (before.flat.astype(np.float64) + step).astype(np.float32))
         self._ledger = ledger.chain(self._ledger, version, counted)
-        verdicts = {
-            one.node: Verdict(one.offer.state_id, one.offer.counter, version, "") for one in counted
-        }
+        verdicts = self._intake.count(version)
         for node, verdict in verdicts.items():
-            self._intake.settle(node, verdict)
             self._roster.settled(node, verdict)
         self._release = release.make(version, params, self._intake.settled)
         closed = self._record(
@@ -401,18 +409,41 @@ class Coordinator:
         self._tally = _Tally()
         self._unscored = self.config.evaluate
         late = self._answer(self._intake.renew(self._release))
-        opened = [] if self._finished else self._open_next(now)
+        opened = self._open_next(now) if self._wanted else []
         return [
             Save(self.snapshot()),
+            *scores,
             closed,
             *self.voice.model(self._release),
             *(opened or [self._publish_manifest()]),
-            *(
-                self.voice.receipt(node, settled_receipt(verdict))
-                for node, verdict in verdicts.items()
-            ),
+            *self._tell_verdicts(verdicts),
             *late,
             *([Evaluate(version, params)] if self.config.evaluate else []),
+        ]
+
+    def _end_scoring(self) -> list[Effect]:
+        """Take the nodes' scores of the last version; there is no other version to be made."""
+        self._closing = False
+        self._window = None
+        verdicts, scores = self._intake.count(self._release.version), self._local_test()
+        late = self._answer(self._intake.renew(self._release))
+        return [
+            Save(self.snapshot()),
+            *scores,
+            self._publish_manifest(),
+            *self._tell_verdicts(verdicts),
+            *late,
+        ]
+
+    def _local_test(self) -> list[Effect]:
+        """Write down what the updates in hand say of the version that they were trained on."""
+        offers = [one.offer for one in self._intake.in_hand.values()]
+        found = local_test.summary(offers, self.config.limits)
+        return [self._record("local_test", **found)] if found else []
+
+    def _tell_verdicts(self, verdicts: Mapping[str, Verdict]) -> list[Effect]:
+        return [
+            self.voice.receipt(node, settled_receipt(verdict)) for node, verdict in verdicts.items()
         ]
 
     def _open_next(self, now: float) -> list[Effect]:
@@ -420,7 +451,9 @@ class Coordinator:
         settings = self.config.rounds
         in_hand = set(self._intake.in_hand)
         present = set(self._roster.present(self.config.task))
-        size = selection.cohort_size(len(present | in_hand), settings.fraction, settings.count)
+        size = len(present)  # for scores alone: everybody
+        if not self._finished:
+            size = selection.cohort_size(len(present | in_hand), settings.fraction, settings.count)
         size = min(max(size, settings.min_updates), self.voice.largest_cohort)
         missing = size - len(in_hand)
         rng = np.random.default_rng((self.config.seed, self._round + 1))
@@ -439,6 +472,7 @@ class Coordinator:
 
     def _open(self, asked: set[str], goal: int, bystanders: set[str], now: float) -> None:
         closes_at = now + self.config.rounds.deadline_s
+        self._intake.compression = EMPTY if self._finished else self.config.training.compression
         self._window = Window(asked, goal, now, closes_at, bystanders)
         self._intake.asked |= asked
         self._bulletin.changed()
@@ -447,7 +481,7 @@ class Coordinator:
 
     def _publish_manifest(self) -> Publish:
         cohort = self._window.missing(self._intake.in_hand) if self._window else ()
-        return self.voice.manifest(self._release, self._round, cohort)
+        return self.voice.manifest(self._release, self._round, cohort, scores_only=self._finished)
 
     def _record(self, event: str, **entry: object) -> Record:
         head = {

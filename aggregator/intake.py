@@ -44,9 +44,10 @@ class Intake:
         """Everyone who was asked to train on this version, in whichever round."""
         self.open = True
         """False once the run is over."""
+        self.compression = compression
+        """What the plan asks for."""
         self._release = release
         self._limits = limits
-        self._compression = compression
         self._bits = rules.grid_bits(limits.max_nodes, limits.max_samples, limits.max_abs_delta)
         self.sum = rules.empty_sum(release.params.spec.size, self._bits)
         self._uploads: dict[str, _Upload] = {}
@@ -61,7 +62,7 @@ class Intake:
             model=self._release.model,
             spec=self._release.params.spec,
             spec_digest=self._release.spec_digest,
-            compression=self._compression,
+            compression=self.compression,
             asked=self.asked,
             settled=self.settled.get(node),
             in_hand=(held.offer.state_id, held.offer.counter) if held else None,
@@ -102,6 +103,12 @@ class Intake:
         if len(self.settled) > MAX_NODES:
             del self.settled[next(iter(self.settled))]
 
+    def count(self, version: int) -> dict[str, Verdict]:
+        """Settle all that is in hand as counted in a version; gives the verdicts by node."""
+        for node, one in sorted(self.in_hand.items()):
+            self.settle(node, Verdict(one.offer.state_id, one.offer.counter, version, ""))
+        return {node: self.settled[node] for node in sorted(self.in_hand)}
+
     def renew(self, release: Release) -> list[Reply]:
         """Start on a new version: whatever was not finished is late."""
         unfinished = {node: upload.offer for node, upload in self._uploads.items()} | self._waiting
@@ -129,7 +136,7 @@ class Intake:
         """All bytes are here: check them, fold them. Chunks that still come are of no use."""
         self._forget(node)
         try:
-            delta = admission.unpack(offer, body, self._limits)
+            delta = admission.unpack(offer, body, self._release.params.spec.size, self._limits)
         except PeerError as error:
             return self._refuse(node, offer, str(error))
         rules.fold(self.sum, delta, offer.samples)

@@ -36,11 +36,12 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[dict[str, object]]:
-    """Every whole entry; a line that a crash tore is left out."""
+    """Every whole entry; a line that a crash tore, or that is no entry, is left out."""
     with path.open("rb") as file:
         for line in file:
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            yield entry
+            if isinstance(entry, dict):
+                yield entry

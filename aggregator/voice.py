@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from enum import Enum
 
-from aggregator.config import Config
+from aggregator.config import Config, Training
 from aggregator.events import Publish, Subscribe
 from aggregator.release import Release
 from shared import chunks, codec
+from shared.compression import EMPTY
 from shared.errors import PeerError
 from shared.events import Connected
 from shared.messages import AggregatorState, Manifest, Plan, Receipt
@@ -72,18 +73,23 @@ class Voice:
             for index in range(chunks.count(len(release.body), self.chunk_bytes))
         ]
 
-    def manifest(self, release: Release, round_: int, cohort: Collection[str]) -> Publish:
+    def manifest(
+        self, release: Release, round_: int, cohort: Collection[str], *, scores_only: bool = False
+    ) -> Publish:
         """The head of a version for one round, with what the cohort is asked to do."""
         training = self._config.training
         plan = Plan(
             task=self._config.task,
             seed=self._config.seed,
-            epochs=training.epochs,
+            epochs=0 if scores_only else training.epochs,
             batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
+            learning_rate=learning_rate(training, release.version, self._config.rounds.rounds),
             momentum=training.momentum,
-            compression=training.compression,
+            weight_decay=training.weight_decay,
+            input_dropout=training.input_dropout,
+            compression=EMPTY if scores_only else training.compression,
             cohort=tuple(sorted(cohort)),
+            score=self._config.local_test,
             deadline_s=self._config.rounds.deadline_s,
         )
         manifest = Manifest(
@@ -145,3 +151,14 @@ class Voice:
 
     def _slot(self, release: Release) -> int:
         return release.version % self._config.limits.keep_versions
+
+
+def learning_rate(training: Training, version: int, rounds: int) -> float:
+    """The rate for training on a version: it falls in equal steps over the last `last_rounds`
+    rounds.
+    """
+    steps = version - (rounds - training.last_rounds) + 1
+    if training.last_rounds == 0 or steps <= 0:
+        return training.learning_rate
+    fallen = min(steps / training.last_rounds, 1.0)
+    return training.learning_rate * (1 - fallen * (1 - training.last_rate_share))

@@ -10,11 +10,15 @@ from shared.topics import RUN_NAME
 
 
 class Shard(Settings):
-    """Which samples this node has: its own files, or its part of the task's training data."""
+    """Which samples this node has: its own files, or its part of the task's training data.
+
+    With a `path` nothing is dealt; with a `manifest` it is dealt already. Without either, all nodes
+    deal the same data by the same settings, and each takes the part of its `index`.
+    """
 
     path: Path | None = None
-    """Its own data: a folder with one subfolder of pictures a label, a .csv, or an .npz. Then
-    nothing is dealt."""
+    """Its own data: a folder with one subfolder of pictures a label, a .csv, or an .npz; see
+    `own_data.py`."""
     resize: bool = False
     """Scale pictures of another size to the task's; without it they are refused."""
     index: int = Field(default=0, ge=0)
@@ -26,31 +30,48 @@ class Shard(Settings):
     seed: int = Field(default=0, ge=0, le=2**53)
     """All nodes of a federation use the same, or their parts overlap."""
     manifest: Path | None = None
-    """Take the parts from this file, written by `midge data partition`, in place of dealing."""
+    """Take the part from this file, written by `midge data partition`, in place of dealing."""
     partition: Literal["iid", "labels", "dirichlet", "quantity"] = "iid"
-    """How the data is dealt: see `shards.py`."""
+    """How the data is dealt: evenly; a few labels a node; labels and sizes skewed; sizes skewed.
+    See `shards.py`."""
     shards_each: int = Field(default=2, ge=1, le=1000)
     """labels: runs of one label that each node gets."""
-    alpha: float = Field(default=0.5, gt=0, le=1e6)
-    """dirichlet: the smaller, the fewer labels a node has."""
+    alpha: float = Field(default=0.5, ge=0.001, le=1e6)
+    """dirichlet: the smaller, the fewer labels a node has; 100 is close to even."""
     sigma: float = Field(default=1.0, ge=0, le=5)
     """quantity: spread of the log-normal sizes."""
     rotation_deg: float = Field(default=0.0, ge=0, le=180)
-    """Feature shift: each node turns its pictures by an angle of its own, up to this."""
+    """Feature shift: each node turns its pictures by an angle of its own, up to this either way.
+    Like `noise` it is drawn from the seed and `index`, or from the node's name with a `path`."""
     noise: float = Field(default=0.0, ge=0, le=1)
     """Feature shift: each node adds Gaussian noise of a strength of its own, up to this share of
-    the brightest value."""
+    the brightest value (of what is no picture: of each feature's standard deviation)."""
     drift_rounds: int = Field(default=0, ge=0, le=2**31)
     """In so many rounds a node passes through its samples label by label, half of them in view at a
-    time; 0: all of them in every round."""
+    time, beginning with the label of its first sample; 0: all of them in every round."""
     held_out: float = Field(default=0.0, ge=0, lt=1)
     """Share of this node's samples that it scores the model on and never trains on."""
 
     @model_validator(mode="after")
     def _within(self) -> Self:
-        if self.index >= self.of:
+        if self.path is not None:
+            self._alone("path", ("manifest", "index", "of", "per_label", "partition"))
+        elif self.manifest is not None:
+            self._alone("manifest", (*DEALING, "rotation_deg", "noise"))
+        elif self.index >= self.of:
             raise ValueError(f"index = {self.index} is not below of = {self.of}: count from 0")
         return self
+
+    def _alone(self, name: str, others: tuple[str, ...]) -> None:
+        """ValueError when a setting is given that means nothing beside `name`."""
+        for other in others:
+            if getattr(self, other) != type(self).model_fields[other].default:
+                value = getattr(self, other)
+                raise ValueError(f"{name} and {other} = {value} do not go together: leave out one")
+
+
+DEALING = ("per_label", "seed", "partition", "shards_each", "alpha", "sigma")
+"""What a manifest has settled: it cannot be set beside one."""
 
 
 class Cleaning(Settings):
@@ -61,11 +82,13 @@ class Cleaning(Settings):
     threshold: float = Field(default=100.0, gt=0)
     """A sample further than this from its label's mean is an outlier."""
     distance: Literal["squared", "euclidean"] = "squared"
-    """Measured on values scaled to 0..1."""
+    """Measured on values scaled to 0..1. The report's threshold of 100 can only mean the squared
+    distance: two pictures of 28x28 are never further apart than 28."""
     sample: int | None = Field(default=2000, ge=1)
-    """Samples of each label that its mean is taken over, drawn at random; not set: all of them."""
+    """Samples of each label that its mean is taken over, drawn at random by `shard.seed`; a label
+    that has fewer gives all. Of no effect with `means`."""
     means: Path | None = None
-    """Means of the whole federation, from `midge data report`; not set: this node's own."""
+    """Means of the whole federation: means.npz of `midge data report`; not set: this node's own."""
 
 
 class Config(Settings):

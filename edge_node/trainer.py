@@ -15,14 +15,14 @@ import numpy as np
 
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
-from shared.params import subtract
-from shared.tasks import Task, failure
+from shared.params import Params, subtract
+from shared.tasks import Data, Task, failure
 
 _log = logging.getLogger(__name__)
 
-MOST_METRICS = 30
+MOST_METRICS = 27
 LONGEST_NAME = 40
-"""What an offer holds of a task's metrics (`messages.Offer`); the node adds two of its own."""
+"""What an offer holds of a task's metrics (`messages.Offer`); the node adds five of its own."""
 
 
 class Trainer:
@@ -35,7 +35,7 @@ class Trainer:
         samples: Callable[[Task], Samples],
         deliver: Callable[[Trained | TrainingFailed], None],
     ) -> None:
-        """`task` and `samples` are asked in the thread at the first job, again only if they fail."""
+        """`task` and `samples` are asked in the thread, at the first job and after a failure."""
         self._node = node
         self._task = task
         self._samples = samples
@@ -89,15 +89,19 @@ def local_update(
     The result depends on the arguments alone: randomness comes from (plan.seed, node, round).
     """
     data = samples.at(job.round)
+    held_out = samples.held_out if job.plan.score else None
     if len(data) == 0:
         return TrainingFailed(job.round, "this node holds no samples")
     started_s = time.perf_counter()
     try:
-        outcome = task.train(job.base, data, job.plan, _generator(node, job), stopped)
+        metrics = _scores(task, job.base, held_out)
+        outcome: tuple[Params, dict[str, float]] | None = job.base, {}
+        if job.plan.epochs > 0:
+            outcome = task.train(job.base, data, job.plan, _generator(node, job), stopped)
         if outcome is None:
             return None
         after, given = outcome
-        metrics = {name: float(value) for name, value in given.items()}
+        metrics |= {name: float(value) for name, value in given.items()}
         with np.errstate(all="ignore"):
             delta = subtract(after, job.base)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's author did
@@ -109,7 +113,7 @@ def local_update(
             "training diverged: the loss became NaN or infinite; "
             f"lower the learning rate (now {job.plan.learning_rate:g})",
         )
-    if len(metrics) > MOST_METRICS or any(len(name) > LONGEST_NAME for name in metrics):
+    if len(given) > MOST_METRICS or any(len(name) > LONGEST_NAME for name in metrics):
         return TrainingFailed(
             job.round,
             f"the task gives more than {MOST_METRICS} metrics, "
@@ -117,6 +121,18 @@ def local_update(
         )
     train_s = time.perf_counter() - started_s
     return Trained(job.round, delta, len(data), {**metrics, "train_s": train_s})
+
+
+def _scores(task: Task, base: Params, held_out: Data | None) -> dict[str, float]:
+    """How the global model does on this node's held-out samples: the local test."""
+    if not held_out:
+        return {}
+    score = task.score(base, held_out)
+    return {
+        "local_test_accuracy": score.accuracy,
+        "local_test_loss": score.loss,
+        "local_test_samples": float(len(held_out)),
+    }
 
 
 def _generator(node: str, job: Train) -> "np.random.Generator":

@@ -8,15 +8,13 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from midge import laboratory
+from midge.laboratory import commands
+from midge.options import INTERRUPTED, DataDir, interrupt_on
 from shared.errors import ConfigError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     help="Federated learning for things that sleep, roam and crash, over MQTT.",
@@ -25,14 +23,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-laboratory.register(app)
+commands.register(app)
 
 _Config = Annotated[Path | None, typer.Option(help="TOML file with the settings.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
-_DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder that holds MNIST/raw; without it MIDGE_DATA, or a download."),
-]
 
 
 def main() -> None:
@@ -56,7 +50,7 @@ def demo(
     drop_one: Annotated[
         bool, typer.Option(help="Kill one node halfway and start it again.")
     ] = True,
-    data_dir: _DataDir = None,
+    data_dir: DataDir = None,
     in_memory: Annotated[
         bool, typer.Option("--in-memory", help="The same without processes and broker.")
     ] = False,
@@ -74,7 +68,7 @@ def demo(
     from shared import tasks
 
     console = Console()
-    _interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     results.writable(out)
     chosen = task or "mnist"
     try:
@@ -191,16 +185,3 @@ def predict(
     for guess in oracle.predict(*oracle.load(model), images):
         table.add_row(str(guess.image), guess.label, f"{guess.probability:.1%}", guess.second)
     Console().print(table)
-
-
-def _interrupt_on(*numbers: signal.Signals) -> None:
-    """Let the first of these signals end the command; those after it must not disturb the end."""
-
-    def interrupt(*_: object) -> NoReturn:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in numbers:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or the background of a script
-            signal.signal(number, interrupt)

@@ -150,6 +150,7 @@ def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
     watch.open()
     federation.run()
     federation.clock.run_until(federation.clock.now)  # what was said last is still on its way
+    federation.kill_aggregator()  # closes its journal
     return _summary(recipe, config)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aggregator import checkpoints, journal
 from aggregator.service import JOURNAL
-from midge import plots
+from midge.laboratory import figures
 from shared.errors import ConfigError
 
 
@@ -30,16 +30,21 @@ def writable(out: Path) -> Path:
 
 def summarise(path: Path, *, task: str, seed: int, nodes: int) -> dict[str, Any]:
     """The summary of the run whose journal is at `path`."""
-    rounds: list[dict[str, Any]] = []
+    versions: dict[int, dict[str, Any]] = {}
     scores: dict[int, tuple[float, float]] = {}
+    local: dict[int, float] = {}
     for entry in journal.read(path):
         match entry:
             case {"event": "evaluated", "version": int(version), "test_accuracy": float(accuracy)}:
                 scores[version] = accuracy, _number(entry["test_loss"])
-            case {"event": "version"}:
-                rounds.append(_round(entry))
+            case {"event": "local_test", "version": int(version), "accuracy": float(accuracy)}:
+                local[version] = accuracy
+            case {"event": "version", "version": int(version)}:
+                versions[version] = _round(entry)  # made again after a restart: the last one counts
+    rounds = [versions[version] for version in sorted(versions)]
     for one in rounds:
         one["test_accuracy"], one["test_loss"] = scores.get(one["version"], (None, None))
+        one["local_test_accuracy"] = local.get(one["version"])
     last = rounds[-1] if rounds else {}
     return {
         "task": task,
@@ -59,7 +64,7 @@ def write(out: Path, state_dir: Path, summary: Mapping[str, Any]) -> None:
 
     shutil.copyfile(state_dir / JOURNAL, out / "journal.jsonl")
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    plots.curve(summary, out / "curve.png")
+    figures.curve(summary).savefig(out / "curve.png", dpi=130)
     checkpoint, _ = checkpoints.load(state_dir)
     if checkpoint is not None:
         about = {

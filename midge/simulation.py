@@ -7,6 +7,7 @@ are told to. State directories, checkpoints, outboxes and journal are real files
 
 import random
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,13 @@ from edge_node import trainer
 from edge_node.agent import Agent
 from edge_node.agent import Event as NodeEvent
 from edge_node.config import Config as NodeConfig
-from edge_node.events import Train
+from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
-from shared.events import Tick
+from shared import codec
+from shared.events import Connected, LinkEvent, Received, Tick
 from shared.memory import Clock, Faults, MemoryBroker, MemoryTransport
 from shared.tasks import Data, Task
+from shared.topics import Topics
 
 TRAIN_S = 1.0
 """Virtual seconds that one round of local training takes, unless told otherwise."""
@@ -46,6 +49,7 @@ class Federation:
         seed: int = 0,
         faults: Faults | None = None,
         train_s: Callable[[str], float] = lambda _: TRAIN_S,
+        trained: Callable[[str, Train, Trained | TrainingFailed], None] = lambda *_: None,
     ) -> None:
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock, random.Random(seed), faults)  # noqa: S311 - seeded, so that it repeats
@@ -57,18 +61,31 @@ class Federation:
         self._samples = samples
         self._test = test
         self._train_s = train_s
+        self._trained = trained
         self._seed = seed
 
-    def run(self, latest_s: float = 1e6) -> bool:
-        """Start whatever is not running, go on until the run is over; False when it is not by
-        `latest_s`.
+    def run(self, latest_s: float = 1e6, until: Callable[[], bool] = lambda: False) -> bool:
+        """Start whatever is not running, go on until the run is over or `until` says enough; False
+        when neither came by `latest_s`.
         """
         if self.aggregator is None:
             self.start_aggregator()
         for name in self._node_configs:
             if name not in self.nodes:
                 self.start_node(name)
-        return self.clock.run_until(self.finished, latest_s)
+        return self.clock.run_until(lambda: self.finished() or until(), latest_s)
+
+    def watch(self, look: Callable[[dict[str, Any]], None]) -> None:
+        """Have `look` see the journal's lines, as they are told over the broker."""
+
+        def deliver(event: LinkEvent) -> None:
+            if isinstance(event, Connected):
+                link.subscribe([Topics(self._config.run).events])
+            elif isinstance(event, Received):
+                look(codec.read_json(event.payload))
+
+        link = MemoryTransport(self.broker, "watch", None, deliver)
+        link.open()
 
     def finished(self) -> bool:
         """True once the aggregator has ended by itself."""
@@ -91,7 +108,13 @@ class Federation:
         config.state_dir.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng([self._seed, len(self.nodes)])
         self.nodes[name] = _Node(
-            config, self._task, self._samples[name], self.broker, rng, self._train_s(name)
+            config,
+            self._task,
+            self._samples[name],
+            self.broker,
+            rng,
+            self._train_s(name),
+            lambda job, outcome: self._trained(name, job, outcome),
         )
 
     def kill_node(self, name: str) -> None:
@@ -159,12 +182,14 @@ class _Node:
         broker: MemoryBroker,
         rng: np.random.Generator,
         train_s: float,
+        trained: Callable[[Train, Trained | TrainingFailed], None],
     ) -> None:
         self._clock = broker.clock
         self._name = config.name
         self._task = task
         self._samples = samples
         self._train_s = train_s
+        self._trained = trained
         self._alive = True
         self._job: Train | None = None
         agent = Agent(config, node_service.begin(config.state_dir), rng)
@@ -206,6 +231,7 @@ class _Node:
             return
         outcome = trainer.local_update(self._task, self._samples, self._name, job, lambda: False)
         if outcome is not None:
+            self._trained(job, outcome)
             self.feed(outcome)
 
     def _tick(self) -> None:

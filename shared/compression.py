@@ -18,7 +18,7 @@ class Compression:
     """compress(flat) -> bytes; decompress(bytes, parameters) -> flat; size(parameters) -> bytes."""
 
     compress: Callable[[Floats], bytes]
-    decompress: Callable[[bytes | bytearray], Floats]
+    decompress: Callable[[bytes | bytearray, int], Floats]
     size: Callable[[int], int]
 
 
@@ -31,15 +31,21 @@ def _cast(dtype: str) -> Compression:
         with np.errstate(over="ignore"):
             return flat.astype(dtype).tobytes()
 
-    def decompress(packed: bytes | bytearray) -> Floats:
-        return np.frombuffer(packed, dtype).astype(np.float32, copy=False)
+    def decompress(packed: bytes | bytearray, parameters: int) -> Floats:
+        return np.frombuffer(packed, dtype, parameters).astype(np.float32, copy=False)
 
     return Compression(
         compress, decompress, lambda parameters: parameters * np.dtype(dtype).itemsize
     )
 
 
-COMPRESSIONS = {"none": _cast("<f4"), "fp16": _cast("<f2")}
+EMPTY = "empty"
+"""Of a round that asks for scores alone: no delta travels."""
+COMPRESSIONS = {
+    "none": _cast("<f4"),
+    "fp16": _cast("<f2"),
+    EMPTY: Compression(lambda _: b"", lambda _, n: np.zeros(n, np.float32), lambda _: 0),
+}
 
 
 def named(name: str) -> Compression:

@@ -63,6 +63,11 @@ class Plan:
     """The nodes asked to train in this round."""
     deadline_s: Quantity
     """How long the window stays open, counted by the aggregator's clock."""
+    weight_decay: Quantity = 0.0
+    input_dropout: Annotated[float, Field(strict=True, ge=0, le=0.99, allow_inf_nan=False)] = 0.0
+    """Share of the input values that is set to 0 in each step, at random."""
+    score: Flag = False
+    """Score the base version on the samples that the node holds out, and report."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -35,7 +35,7 @@ CONFINED = {
     "amqtt": ("midge.",),
     "rich": ("midge.",),
     "matplotlib": ("midge.",),
-    "jinja2": ("midge.page",),
+    "jinja2": ("midge.laboratory.page",),
 }
 """Where a library may be imported: modules, or all below a package when it ends in a dot."""
 
@@ -69,8 +69,11 @@ SHELLS = {
     "aggregator.evaluation",
     "edge_node.__main__",
     "edge_node.service",
+    "edge_node.cleaning",
     "edge_node.outbox",
+    "edge_node.manifest",
     "edge_node.own_data",
+    "edge_node.pictures",
     "edge_node.samples",
     "edge_node.trainer",
     "shared.command",
@@ -86,7 +89,7 @@ SETTINGS = {"shared.config", "aggregator.config", "edge_node.config"}
 
 LONGEST = 400
 LONGER = {
-    "aggregator.coordinator": 520,  # one machine, one dispatch; what can stand alone already does
+    "aggregator.coordinator": 540,  # one machine, one dispatch; what can stand alone already does
     "edge_node.agent": 500,  # the same on the other side
 }
 """Modules that are longer all the same, why, and up to how many lines."""

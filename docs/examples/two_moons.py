@@ -29,4 +29,4 @@ def load(split: Split, _folder: Path | None) -> Data:
     return Data(x=points.astype(np.float32), y=moon)
 
 
-task = torch_task("two moons", model, load, labels=("upper", "lower"))
+task = torch_task("two moons", model, load, labels=("upper", "lower"), shape=(2,))

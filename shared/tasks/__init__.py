@@ -88,19 +88,25 @@ class Task:
 
 
 _BUILT_IN = {name: f"shared.tasks.{name}:task" for name in ("mnist", "digits", "null")}
+_BUILT_IN["mnist-standardised"] = "shared.tasks.mnist:standardised"
 
 
 def find(name: str) -> Task:
     """The task of that name: a built-in one or an import path such as `my_pkg.my_task:task`.
 
-    `null:N` is the null task with N parameters. The task is renamed to `name`, so that both sides
-    speak of it as their configuration does. Raises ConfigError with the remedy.
+    `null:N` is the null task with N parameters; `means:NAME` finds the means of task NAME's data.
+    The task is renamed to `name`, so that both sides speak of it as their configuration does.
+    Raises ConfigError with the remedy.
     """
     module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
     if module_name == "null" and attribute.isdecimal():
         from shared.tasks.null import sized
 
         return sized(int(attribute), name)
+    if module_name == "means" and attribute:
+        from shared.tasks.means import means_of
+
+        return means_of(find(attribute), name)
     if not module_name or not attribute:
         raise ConfigError(
             f"task {name!r} is unknown: use {', '.join(_BUILT_IN)}, "

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _PIXELS = 28
+_MEAN, _DEVIATION = 0.1307, 0.3081
+"""Of all pixels of the training images, scaled to 0..1, as `midge data report` shows."""
 _FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 _REMEDY = "set MIDGE_DATA or --data-dir to a folder that holds MNIST/raw, or use --task digits"
 
@@ -77,7 +79,17 @@ def _model() -> "nn.Module":
     return net2nn(_PIXELS**2, 10)
 
 
+def _standardised_model() -> "nn.Module":
+    from shared.tasks.net2nn import Standardise, net2nn
+
+    return net2nn(_PIXELS**2, 10, Standardise(_MEAN, _DEVIATION))
+
+
 task = replace(
     torch_task("mnist", _model, _load, tuple("0123456789"), divisor=255),
     picture=(_PIXELS, _PIXELS, 255),
+)
+standardised = replace(
+    torch_task("mnist-standardised", _standardised_model, _load, tuple("0123456789"), divisor=255),
+    picture=task.picture,
 )

@@ -20,7 +20,7 @@ from shared.tasks import Data, Features, Score
 try:
     import torch
     from torch import nn
-    from torch.nn.functional import cross_entropy
+    from torch.nn.functional import cross_entropy, dropout
 except ModuleNotFoundError as error:
     raise ConfigError(
         "this task needs torch: pip install 'midge[torch]', or use --task null"
@@ -47,11 +47,12 @@ def train(
 ) -> tuple[Params, dict[str, float]] | None:
     """Local SGD of McMahan et al. 2017 (arXiv 1602.05629, algorithm 1, ClientUpdate) with momentum.
 
-    Bit for bit the steps of `torch.optim.SGD(lr, momentum)` on cross entropy: `plan.epochs` passes
-    over all samples, each in a new order, in batches of `plan.batch_size` (0: all in one); a short
-    last batch counts too. Momentum starts from zero in every round: nodes keep no state.
-    Returns None once `stopped()` is true between two steps. train_loss and train_accuracy are means
-    over the last epoch, taken while the model moves.
+    Bit for bit the steps of `torch.optim.SGD(lr, momentum, weight_decay)` on cross entropy:
+    `plan.epochs` passes over all samples, each in a new order, in batches of `plan.batch_size`
+    (0: all in one); a short last batch counts too. With `plan.input_dropout` each input value is
+    set to 0 with that probability, the others grow by as much. Momentum starts from zero in every
+    round: nodes keep no state. Returns None once `stopped()` is true between two steps. train_loss
+    and train_accuracy are means over the last epoch, taken while the model moves.
     """
     batch_size = plan.batch_size or len(data)
     metrics = {"steps": 0.0}
@@ -67,11 +68,14 @@ def train(
                     return None
                 batch = order[start : start + batch_size]
                 y = torch.from_numpy(data.y[batch])
-                logits = module(_inputs(data.x[batch], divisor))
+                x = _inputs(data.x[batch], divisor)
+                if plan.input_dropout:
+                    x = dropout(x, plan.input_dropout)
+                logits = module(x)
                 loss = cross_entropy(logits, y)
                 module.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                _step(weights, velocities, plan.learning_rate, plan.momentum)
+                _step(weights, velocities, plan)
                 loss_sum += loss.item() * len(batch)
                 right += (logits.argmax(1) == y).sum().item()
                 metrics["steps"] += 1
@@ -113,13 +117,15 @@ def _alone(seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _step(
-    weights: list[nn.Parameter], velocities: list[torch.Tensor], rate: float, momentum: float
-) -> None:
+def _step(weights: list[nn.Parameter], velocities: list[torch.Tensor], plan: Plan) -> None:
     for weight, velocity in zip(weights, velocities, strict=True):
-        if weight.grad is not None:
-            velocity.mul_(momentum).add_(weight.grad)
-            weight.add_(velocity, alpha=-rate)
+        gradient = weight.grad
+        if gradient is None:
+            continue
+        if plan.weight_decay:
+            gradient = gradient.add(weight, alpha=plan.weight_decay)
+        velocity.mul_(plan.momentum).add_(gradient)
+        weight.add_(velocity, alpha=-plan.learning_rate)
 
 
 def _inputs(x: Features, divisor: float) -> torch.Tensor:

@@ -23,11 +23,13 @@ def torch_task(
     load: Callable[[Split, Path | None], Data],
     labels: tuple[str, ...],
     divisor: float = 1.0,
+    shape: tuple[int, ...] | None = None,
 ) -> Task:
     """A classifier trained with cross entropy by local SGD with momentum.
 
     `model()` makes a module from float32 (n, ...) to logits (n, len(labels)); every x is divided by
-    `divisor` (255 for pixels) on its way in, so that data may be kept as uint8.
+    `divisor` (255 for pixels) on its way in, so that data may be kept as uint8. `shape` is that of
+    one x, if it is no picture: nodes' own files are checked against it.
 
     What travels is the module's `state_dict`, in its order: all parameters and all float buffers
     (the running statistics of batch norm are averaged like weights). Other buffers stay behind and
@@ -61,4 +63,4 @@ def torch_task(
 
         return sgd.predict(model, divisor, params, x)
 
-    return Task(name, load, initial, train, score, labels, predict)
+    return Task(name, load, initial, train, score, labels, predict, shape=shape)

@@ -105,6 +105,10 @@ def test_a_file_for_the_field(tmp_path: Path) -> None:
             "rounds: count = 2 is below min_updates = 3: raise the first or lower the second",
         ),
         (
+            "[rounds]\nrounds = 0\n[training]\nlast_rounds = 2",
+            "training.last_rounds needs an end of the run: set rounds.rounds, or leave it out",
+        ),
+        (
             "[rounds]\nmin_updates = 2",
             "rounds: min_nodes = 1 is below min_updates = 2: raise the first or lower the second",
         ),

@@ -69,6 +69,20 @@ def test_every_setting_has_a_variable_in_the_environment() -> None:
         ("[shard]\nof = 0", "shard.of = 0: "),
         ("[shard]\nindex = 3\nof = 3", "shard: index = 3 is not below of = 3: count from 0"),
         ("[shard]\nper_label = 0", "shard.per_label = 0: "),
+        ('[shard]\npartition = "even"', 'shard.partition = "even": input should be '),
+        ("[shard]\nalpha = 0", "shard.alpha = 0: "),
+        ("[shard]\nalpha = nan", "shard.alpha = NaN: "),
+        ("[shard]\nheld_out = 1", "shard.held_out = 1: "),
+        ("[shard]\nrotation_deg = 181", "shard.rotation_deg = 181: "),
+        (
+            '[shard]\npath = "x"\nmanifest = "y"',
+            "shard: path and manifest = y do not go together: leave out one",
+        ),
+        ('[shard]\npath = "x"\nof = 2', "shard: path and of = 2 do not go together"),
+        ('[shard]\npath = "x"\npartition = "labels"', "shard: path and partition = labels do not"),
+        ('[shard]\nmanifest = "x"\nalpha = 0.1', "shard: manifest and alpha = 0.1 do not go"),
+        ('[shard]\nmanifest = "x"\nseed = 1', "shard: manifest and seed = 1 do not go"),
+        ('[shard]\nmanifest = "x"\nnoise = 0.5', "shard: manifest and noise = 0.5 do not go"),
         ("[shard]\nseed = -1", "shard.seed = -1: "),
         (
             "inbox_bytes = 2097151",
@@ -83,6 +97,15 @@ def test_a_bad_value_is_told_in_one_line_that_names_it_and_what_is_allowed(
     tmp_path: Path, text: str, says: str
 ) -> None:
     assert says in complaint(tmp_path, text)
+
+
+def test_a_node_with_a_manifest_needs_to_say_its_index_only(tmp_path: Path) -> None:
+    config = read(tmp_path, '[shard]\nmanifest = "x"\nindex = 7\nheld_out = 0.1')
+    assert config.shard.index == 7
+    # As a process of its own gets it: every setting is given, defaults too.
+    assert load(Config, None, PREFIX, as_environment(config, PREFIX)) == config
+    own = read(tmp_path, '[shard]\npath = "x"\nseed = 3\nnoise = 0.1\ndrift_rounds = 9')
+    assert load(Config, None, PREFIX, as_environment(own, PREFIX)) == own
 
 
 @pytest.mark.parametrize("name", ["a", "0", "pi-4_kitchen.2", "x" * 64])

@@ -93,6 +93,32 @@ def test_whatever_goes_wrong_is_one_line(task: Task, reason: str) -> None:
     assert event.reason.startswith(reason)
 
 
+def test_a_node_scores_the_base_on_what_it_holds_out() -> None:
+    task = returning(JOB.base.flat + np.array([0, 1, 2, -3], np.float32), train_loss=0.5)
+    asked = replace(JOB, plan=replace(PLAN, score=True))
+    held_out = DATA.take(np.arange(7))
+    event = local_update(task, Samples(DATA, held_out), "a", asked, never)
+    assert isinstance(event, Trained)
+    score = task.score(JOB.base, held_out)
+    assert event.metrics["local_test_accuracy"] == score.accuracy
+    assert event.metrics["local_test_loss"] == score.loss
+    assert event.metrics["local_test_samples"] == 7
+    assert event.metrics["train_loss"] == 0.5
+    for samples, job in ((Samples(DATA), asked), (Samples(DATA, held_out), JOB)):
+        quiet = local_update(task, samples, "a", job, never)
+        assert isinstance(quiet, Trained)
+        assert not [name for name in quiet.metrics if name.startswith("local_test")]
+
+
+def test_a_round_for_scores_alone_trains_nothing() -> None:
+    asked = replace(JOB, plan=replace(PLAN, score=True, epochs=0))
+    samples = Samples(DATA, DATA.take(np.arange(7)))
+    event = local_update(raising(AssertionError("trained")), samples, "a", asked, never)
+    assert isinstance(event, Trained)
+    assert not event.delta.flat.any()
+    assert event.metrics["local_test_samples"] == 7
+
+
 def test_a_node_without_samples_says_so() -> None:
     event = local_update(NULL, Samples(DATA.take(np.empty(0, np.int64))), "a", JOB, never)
     assert event == TrainingFailed(1, "this node holds no samples")

@@ -69,6 +69,21 @@ def test_a_run_without_versions_has_an_empty_summary(tmp_path: Path) -> None:
     assert json.loads(json.dumps(summary)) == summary
 
 
+def test_local_and_global_test_are_told_apart(tmp_path: Path) -> None:
+    local = {"event": "local_test", "version": 1, "accuracy": 0.25, "loss": 2.0}
+    path = journal(tmp_path / "j", version(1), evaluated(1, 0.5), local, version(2))
+    first, second = results.summarise(path, task="null", seed=0, nodes=1)["rounds"]
+    assert (first["test_accuracy"], first["local_test_accuracy"]) == (0.5, 0.25)
+    assert second["local_test_accuracy"] is None
+
+
+def test_of_a_version_that_was_made_again_the_last_telling_counts(tmp_path: Path) -> None:
+    path = journal(tmp_path / "j", version(1), version(2), version(2, ledger_sha256="new"))
+    summary = results.summarise(path, task="null", seed=0, nodes=1)
+    assert [one["version"] for one in summary["rounds"]] == [1, 2]
+    assert summary["ledger_sha256"] == "new"
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--out: cannot write to .*file.x: Not a directory"):

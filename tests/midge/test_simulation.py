@@ -42,6 +42,8 @@ class Run:
         faults: Faults | None = None,
         seed: int = 0,
         training: Training | None = None,
+        *,
+        held_out: bool = False,
         **rounds: Any,  # noqa: ANN401
     ) -> None:
         self.folder = folder
@@ -52,6 +54,7 @@ class Run:
             state_dir=folder / "aggregator",
             task=task,
             evaluate=task == "digits",
+            local_test=held_out,
             seed=7,
             broker=broker,
             rounds=Rounds(**settings),
@@ -70,7 +73,10 @@ class Run:
                 for name in self.names
             },
             found,
-            dict(zip(self.names, map(Samples, shards), strict=True)),
+            {
+                name: Samples(shard, shard.take(np.arange(5)) if held_out else None)
+                for name, shard in zip(self.names, shards, strict=True)
+            },
             found.load("test", None) if task == "digits" else None,
             seed=seed,
             faults=faults,
@@ -416,3 +422,55 @@ def test_digits_are_learnt_and_the_network_has_no_part_in_it(run: Callable[..., 
     faults = Faults(duplicate=0.3, delay_s=(0.0, 2.0))
     disturbed = run(task="digits", training=training, faults=faults, seed=5, deadline_s=1000)
     assert disturbed.finish().result == plain.result
+
+
+# Federated evaluation
+
+
+def test_nodes_score_every_version_the_last_one_too(run: Callable[..., Run]) -> None:
+    done = run(task="digits", held_out=True).finish()
+    told = done.entries("local_test")
+    assert [one["version"] for one in told] == [0, 1, 2, 3]
+    assert {(one["nodes"], one["samples"]) for one in told} == {(3, 15)}
+    assert told[-1]["accuracy"] > told[0]["accuracy"]
+    assert [one["version"] for one in done.entries("evaluated")] == [0, 1, 2, 3]
+    done.federation.clock.run_until(done.federation.clock.now)  # the receipts are on their way
+    assert done.federation.nodes[done.names[0]].shell.agent.memory.entry is None
+
+
+def test_scores_change_neither_model_nor_ledger(
+    run: Callable[..., Run], undisturbed: tuple[str, str]
+) -> None:
+    done = run(held_out=True).finish()
+    assert done.result == undisturbed
+    assert len(done.counted()) == 3
+
+
+def test_a_fraction_trains_and_everybody_scores_the_last_version(run: Callable[..., Run]) -> None:
+    done = run(nodes=4, fraction=0.5, min_updates=1, held_out=True).finish()
+    assert [one["nodes"] for one in done.entries("local_test")] == [2, 2, 2, 4]
+
+
+def test_scores_that_do_not_come_are_not_waited_for_beyond_the_deadline(
+    run: Callable[..., Run],
+) -> None:
+    done = run(held_out=True, deadline_s=30, gone_grace_s=5)
+    federation = done.federation
+    federation.run(until=lambda: len(done.entries("version")) == 3)
+    for name in done.names:
+        federation.nodes[name].link.cut(will_after_s=1000, back_after_s=1000)
+    began = federation.clock.now
+    done.finish()
+    assert federation.clock.now - began < 60
+    assert [one["version"] for one in done.entries("local_test")] == [0, 1, 2]
+
+
+def test_an_aggregator_that_crashes_while_scores_come_asks_for_them_again(
+    run: Callable[..., Run], undisturbed: tuple[str, str]
+) -> None:
+    done = run(held_out=True)
+    done.federation.run(until=lambda: len(done.entries("version")) == 3)
+    done.federation.kill_aggregator()
+    done.finish()
+    assert done.result == undisturbed
+    assert [one["version"] for one in done.entries("local_test")][-1] == 3

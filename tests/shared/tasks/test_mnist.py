@@ -7,9 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from shared.errors import ConfigError
 from shared.tasks import Split, Task, find, torchvision_cpu
+from shared.tasks.net2nn import Standardise
 
 
 @pytest.fixture
@@ -177,3 +179,13 @@ def test_no_network_is_noticed_before_torchvision_tries(
     with pytest.raises(ConfigError, match="cannot be downloaded"):
         task.load("test", None)
     assert mirror.downloads == 0
+
+
+def test_standardised_is_the_same_data_seen_with_mean_0_and_deviation_1() -> None:
+    plain, standardised = find("mnist"), find("mnist-standardised")
+    assert standardised.name == "mnist-standardised"
+    assert standardised.initial(3).digest == plain.initial(3).digest
+    pixels = torch.from_numpy(plain.load("train", None).x[:20_000].astype(np.float32)) / 255
+    seen = Standardise(0.1307, 0.3081)(pixels)
+    assert abs(seen.mean().item()) < 0.01
+    assert abs(seen.std().item() - 1) < 0.01

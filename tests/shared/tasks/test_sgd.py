@@ -65,13 +65,16 @@ def reference(data: Data, model: Model, plan: Plan) -> Params:
     module = model()
     torch.manual_seed(int(rng.integers(2**63)))
     model()  # training makes its module from the same generator
-    optimizer = torch.optim.SGD(module.parameters(), plan.learning_rate, plan.momentum)
+    optimizer = torch.optim.SGD(
+        module.parameters(), plan.learning_rate, plan.momentum, weight_decay=plan.weight_decay
+    )
     x, y = torch.from_numpy(data.x) / 255, torch.from_numpy(data.y)
+    seen = nn.Dropout(plan.input_dropout) if plan.input_dropout else nn.Identity()
     for _ in range(plan.epochs):
         order = torch.from_numpy(rng.permutation(len(y)))
         for batch in torch.split(order, plan.batch_size or len(y)):
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(module(x[batch]), y[batch])
+            loss = nn.functional.cross_entropy(module(seen(x[batch])), y[batch])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     floats = {name: t for name, t in module.state_dict().items() if t.is_floating_point()}
@@ -89,6 +92,16 @@ def test_the_steps_are_those_of_torch_optim_bit_for_bit(
     theirs = reference(data, model, plan)
     assert ours.spec == theirs.spec
     assert ours.digest == theirs.digest
+
+
+@pytest.mark.parametrize(("decay", "dropout"), [(0.01, 0.0), (0.0, 0.3), (0.01, 0.3)])
+def test_so_they_are_with_weight_decay_and_dropout(
+    data: Data, decay: float, dropout: float
+) -> None:
+    plan = replace(PLAN, weight_decay=decay, input_dropout=dropout)
+    ours, _ = run(data, plan, fancy)
+    assert ours.digest == reference(data, fancy, plan).digest
+    assert ours.digest != run(data, PLAN, fancy)[0].digest
 
 
 def test_the_result_does_not_depend_on_what_ran_before(data: Data) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def write(path: Path, template: str, **content: object) -> None:
     """Fill `templates/{template}.html` and write the page; whatever is in `content` is escaped."""
     environment = Environment(
-        loader=PackageLoader("midge"),
+        loader=PackageLoader("midge.laboratory"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,1 @@
+"""Experiments and what people look at: data, baseline, sweeps, traces, reports."""
