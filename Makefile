@@ -47,6 +47,7 @@ RESULTS ?= runs/results
 
 results: venv ## every figure of docs/results.md: hours; goes on where it was interrupted
 	$(VENV)/bin/midge baseline --seeds 3 --out $(RESULTS)
+	$(VENV)/bin/midge baseline --seeds 3 --per-label 4000 --out $(RESULTS)/per-label-4000
 	for recipe in $(RECIPES); do $(VENV)/bin/midge sweep $$recipe --out $(RESULTS) || exit; done
 	$(VENV)/bin/python -m benchmarks.report_run
 	$(VENV)/bin/python -m benchmarks.results_page $(RESULTS)

@@ -64,6 +64,9 @@ class Training(Settings):
     """Pulls every parameter towards 0 in each step (an L2 penalty), against fitting by heart."""
     input_dropout: float = Field(default=0.0, ge=0, le=0.99)
     """Share of the input values that is set to 0 in each step, for the same reason."""
+    input_shift: int = Field(default=0, ge=0, le=1000)
+    """Pictures are moved by up to so many pixels, up or down, left or right, whenever a node sees
+    them: data augmentation."""
     last_rounds: int = Field(default=0, ge=0, le=2**31)
     """Over so many rounds at the end of the run the learning rate falls, in equal steps; 0: it
     stays."""

@@ -87,6 +87,7 @@ class Voice:
             momentum=training.momentum,
             weight_decay=training.weight_decay,
             input_dropout=training.input_dropout,
+            input_shift=training.input_shift,
             compression=EMPTY if scores_only else training.compression,
             cohort=tuple(sorted(cohort)),
             score=self._config.local_test,

@@ -25,7 +25,7 @@ def main(folder: Path) -> None:
         table = source.read_text(encoding="utf-8").strip()
         return f"<!-- table {match['name']} -->\n\n{table}\n\n<!-- end -->"
 
-    pattern = r"<!-- table (?P<name>[\w-]+) -->\n.*?<!-- end -->"
+    pattern = r"<!-- table (?P<name>[\w/-]+) -->\n.*?<!-- end -->"
     PAGE.write_text(re.sub(pattern, filled, text, flags=re.DOTALL), encoding="utf-8")
     for name in re.findall(r"\(images/results/([\w.-]+)\)", text):
         if (folder / name).is_file():

@@ -66,6 +66,8 @@ class Plan:
     weight_decay: Quantity = 0.0
     input_dropout: Annotated[float, Field(strict=True, ge=0, le=0.99, allow_inf_nan=False)] = 0.0
     """Share of the input values that is set to 0 in each step, at random."""
+    input_shift: Annotated[int, Field(strict=True, ge=0, le=1000)] = 0
+    """Pictures are moved by up to so many pixels each time they are seen, at random."""
     score: Flag = False
     """Score the base version on the samples that the node holds out, and report."""
 

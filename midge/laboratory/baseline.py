@@ -162,7 +162,7 @@ def perform(settings: Settings, out: Path, console: "Console") -> None:
         told = [
             *verdict(settings, epochs),
             RULE,
-            f"{out}/: baseline.json, baseline.csv, baseline.png",
+            f"{out}/: baseline.json, baseline.csv, baseline.md, baseline.png",
         ]
         console.print("\n".join(["", *told]), highlight=False, soft_wrap=True)
     if stopped:
@@ -205,7 +205,7 @@ def verdict(settings: Settings, epochs: Sequence[Epoch]) -> list[str]:
 
 
 def write(out: Path, settings: Settings, epochs: Sequence[Epoch]) -> None:
-    """Put baseline.json, baseline.csv and baseline.png into `out`, a folder that is there."""
+    """Put baseline.json, .csv, .md (a table) and .png into `out`, a folder that is there."""
     rows = [asdict(one) for one in epochs]
     about: Mapping[str, object] = {
         "task": settings.task,
@@ -225,7 +225,26 @@ def write(out: Path, settings: Settings, epochs: Sequence[Epoch]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    (out / "baseline.md").write_text(table(settings, epochs))
     figure(settings, epochs).savefig(out / "baseline.png", dpi=130)
+
+
+def table(settings: Settings, epochs: Sequence[Epoch]) -> str:
+    """Test accuracy by epoch and seed in Markdown, with the means."""
+    seeds = [f"seed {seed}" for seed in settings.seeds]
+    lines = [["epoch", *seeds, "mean", "train accuracy, mean"]]
+    lines.append(["---"] * len(lines[0]))
+    for number in range(1, settings.epochs + 1):
+        here = {one.seed: one for one in epochs if one.epoch == number}
+        if not here:
+            break  # it was interrupted
+        each = [
+            f"{here[seed].test_accuracy:.2%}" if seed in here else "" for seed in settings.seeds
+        ]
+        test = np.mean([one.test_accuracy for one in here.values()])
+        train = np.mean([one.train_accuracy for one in here.values()])
+        lines.append([str(number), *each, f"{test:.2%}", f"{train:.2%}"])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def figure(settings: Settings, epochs: Sequence[Epoch]) -> "Figure":

@@ -80,7 +80,7 @@ def baseline(
 ) -> None:
     """Train the same model on all the data in one place: what a federation is compared with.
 
-    The defaults are the report's parameters. Writes baseline.json, baseline.csv and baseline.png.
+    The defaults are the report's parameters. Writes baseline.json, .csv, .md and .png.
     """
     from rich.console import Console
 

@@ -20,12 +20,14 @@ from shared.tasks import Data, Features, Score
 try:
     import torch
     from torch import nn
-    from torch.nn.functional import cross_entropy, dropout
+    from torch.nn.functional import cross_entropy, dropout, pad
 except ModuleNotFoundError as error:
     raise ConfigError(
         "this task needs torch: pip install 'midge[torch]', or use --task null"
     ) from error
 
+_PICTURES = 3
+"""Axes of a batch of grey pictures."""
 _SCORED_AT_ONCE = 1000
 """Samples in one forward pass of scoring: bounds the memory that it takes."""
 
@@ -50,9 +52,10 @@ def train(
     Bit for bit the steps of `torch.optim.SGD(lr, momentum, weight_decay)` on cross entropy:
     `plan.epochs` passes over all samples, each in a new order, in batches of `plan.batch_size`
     (0: all in one); a short last batch counts too. With `plan.input_dropout` each input value is
-    set to 0 with that probability, the others grow by as much. Momentum starts from zero in every
-    round: nodes keep no state. Returns None once `stopped()` is true between two steps. train_loss
-    and train_accuracy are means over the last epoch, taken while the model moves.
+    set to 0 with that probability, the others grow by as much; with `plan.input_shift` pictures
+    (n, height, width) are moved by up to so many pixels on either axis. Momentum starts from zero
+    in every round: nodes keep no state. Returns None once `stopped()` is true between two steps.
+    train_loss and train_accuracy are means over the last epoch, taken while the model moves.
     """
     batch_size = plan.batch_size or len(data)
     metrics = {"steps": 0.0}
@@ -69,6 +72,8 @@ def train(
                 batch = order[start : start + batch_size]
                 y = torch.from_numpy(data.y[batch])
                 x = _inputs(data.x[batch], divisor)
+                if plan.input_shift:
+                    x = _moved(x, plan.input_shift)
                 if plan.input_dropout:
                     x = dropout(x, plan.input_dropout)
                 logits = module(x)
@@ -132,6 +137,17 @@ def _inputs(x: Features, divisor: float) -> torch.Tensor:
     # astype copies, so that read-only and memory-mapped arrays will do. The quotient lies where
     # torch put it, aligned, whatever x was: alignment can change the last bit of a product.
     return torch.from_numpy(x.astype(np.float32)) / divisor
+
+
+def _moved(x: torch.Tensor, most: int) -> torch.Tensor:
+    """Each picture of (n, height, width) moved at random; what comes in from outside is 0."""
+    if x.dim() != _PICTURES:
+        raise ValueError(f"input_shift moves pictures (n, height, width), not {tuple(x.shape)}")
+    count, height, width = x.shape
+    wide = pad(x, (most, most, most, most))
+    down, right = torch.randint(2 * most + 1, (2, count, 1))
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    return wide[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _travelling(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -130,6 +130,18 @@ def test_what_is_written(tmp_path: Path, digits: list[Epoch]) -> None:
     assert (tmp_path / "baseline.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_has_a_line_an_epoch_and_a_column_a_seed(tmp_path: Path) -> None:
+    settings = Settings(epochs=3, seeds=(0, 1))
+    epochs = [scored(0, 1, 0.9), scored(0, 2, 0.98), scored(1, 1, 0.8)]
+    baseline.write(tmp_path, settings, epochs)
+    lines = (tmp_path / "baseline.md").read_text().splitlines()
+    assert lines[0] == "| epoch | seed 0 | seed 1 | mean | train accuracy, mean |"
+    assert lines[2:] == [
+        "| 1 | 90.00% | 80.00% | 85.00% | 90.00% |",
+        "| 2 | 98.00% |  | 98.00% | 90.00% |",
+    ]
+
+
 def test_the_picture_shows_mean_and_range() -> None:
     settings = Settings(epochs=2, seeds=(0, 1))
     epochs = [scored(0, 1, 0.8), scored(0, 2, 0.9), scored(1, 1, 0.6), scored(1, 2, 0.8)]

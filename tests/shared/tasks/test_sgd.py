@@ -104,6 +104,32 @@ def test_so_they_are_with_weight_decay_and_dropout(
     assert ours.digest != run(data, PLAN, fancy)[0].digest
 
 
+def test_pictures_are_moved_by_up_to_so_many_pixels() -> None:
+    x = torch.zeros(500, 5, 7)
+    x[:, 2, 3] = 1
+    torch.manual_seed(0)
+    moved = sgd._moved(x, 2)
+    assert moved.shape == x.shape
+    assert moved.sum((1, 2)).tolist() == [1.0] * 500
+    _, rows, columns = torch.nonzero(moved, as_tuple=True)
+    assert set(rows.tolist()) == {0, 1, 2, 3, 4}
+    assert set(columns.tolist()) == {1, 2, 3, 4, 5}
+    out = sgd._moved(torch.ones(200, 5, 7), 1)
+    assert out.sum((1, 2)).min() == 4 * 6, "what is moved out is gone, what comes in is 0"
+
+
+def test_moving_is_seeded_and_changes_the_result(data: Data) -> None:
+    plan = replace(PLAN, input_shift=1)
+    assert run(data, plan)[0].digest == run(data, plan)[0].digest
+    assert run(data, plan)[0].digest != run(data)[0].digest
+
+
+def test_what_is_no_picture_cannot_be_moved(data: Data) -> None:
+    flat = Data(data.x.reshape(len(data), -1), data.y)
+    with pytest.raises(ValueError, match=r"input_shift moves pictures \(n, height, width\), not"):
+        run(flat, replace(PLAN, input_shift=1))
+
+
 def test_the_result_does_not_depend_on_what_ran_before(data: Data) -> None:
     first, _ = run(data, model=fancy)
     torch.manual_seed(99)
