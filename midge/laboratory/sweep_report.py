@@ -140,8 +140,9 @@ def write(
     for kind, figure in pictures.items():
         figure.savefig(out / f"{name}-{kind}.png", dpi=130)
     head, lines = table(recipe, found)
-    text = [head, ["---"] * len(head), *lines]
-    (out / f"{name}.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in text))
+    (out / f"{name}.md").write_text(_markdown(head, lines), encoding="utf-8")
+    by_version = _markdown(*versions(recipe, found))
+    (out / f"{name}-versions.md").write_text(by_version, encoding="utf-8")
     page.write(
         out / f"{name}.html",
         "sweep",
@@ -156,6 +157,30 @@ def write(
         missing=sum(len(recipe.seeds) - len(each.rows) for each in found),
         failures=sorted({row["failure"] for each in found for row in each.rows} - {""}),
     )
+
+
+def versions(recipe: Recipe, found: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of the global test version by version: means over the seeds, and beside them
+    what is known from elsewhere.
+    """
+    head = ["version", *(each.variant.label or "Midge" for each in found)]
+    if recipe.reference:
+        head.append(recipe.reference_name)
+    curves = [[each.curve(row) for row in each.rows] for each in found]
+    lines = []
+    for version in range(max((len(one) for each in curves for one in each), default=0)):
+        here = [[one[version] for one in each if version < len(one)] for each in curves]
+        known = recipe.reference.get(str(version))
+        line = [str(version), *map(_mean_of, here)]
+        if recipe.reference:
+            line.append("" if known is None else f"{known:.2%}")
+        lines.append(line)
+    return head, lines
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _csv(path: Path, found: Sequence[Outcome]) -> None:
@@ -179,8 +204,9 @@ def _csv(path: Path, found: Sequence[Outcome]) -> None:
 
 def _curves(recipe: Recipe, found: Sequence[Outcome], name: str) -> "Figure":
     side = "global" if name == "test_accuracy" else "local"
+    # From version 1: the untrained model would press all others into a corner.
     series = {
-        each.variant.label or "Midge": [each.curve(row, name) for row in each.rows]
+        each.variant.label or "Midge": [each.curve(row, name)[1:] for row in each.rows]
         for each in found
         if each.rows
     }
@@ -192,6 +218,7 @@ def _curves(recipe: Recipe, found: Sequence[Outcome], name: str) -> "Figure":
         recipe.title,
         marks={f"{recipe.target:.2%}": recipe.target} if recipe.target else None,
         reference={recipe.reference_name: reference} if reference and side == "global" else None,
+        first=1,
     )
 
 

@@ -212,6 +212,9 @@ def test_the_page_the_csv_and_the_pictures_are_made_from_the_rows(
     assert len(table) == 1 + 5 * 3
     assert (tmp_path / "words-final.png").stat().st_size > 1000
     assert (tmp_path / "words.md").read_text(encoding="utf-8").count("\n") == 5
+    by_version = (tmp_path / "words-versions.md").read_text(encoding="utf-8").splitlines()
+    assert by_version[2] == "| 0 | 10.00% | 10.00% | 10.00% |"
+    assert by_version[5] == "| 3 | 50.00% | 60.00% | 70.00% |"
 
 
 def test_local_and_global_test_are_told_apart(source: Path, tmp_path: Path) -> None:
