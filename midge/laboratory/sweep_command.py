@@ -58,7 +58,7 @@ def perform(
         raise typer.Exit(INTERRUPTED) from None
     finally:
         if rows:
-            sweep_report.write(folder, recipe, variants, rows, path)
+            sweep_report.write(folder, recipe, variants, rows, path, data_dir)
     _show(recipe, sweep_report.outcomes(variants, recipe.seeds, rows), console)
     console.print(
         f"{folder}/: {path.stem}.html, {path.stem}.csv, {path.stem}.md, results.jsonl, runs/",

@@ -3,22 +3,27 @@
 """
 
 import csv
+import itertools
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
-from midge.laboratory import figures, page
+from edge_node import samples
+from edge_node.config import Shard
+from midge.laboratory import figures, page, partitions
 from midge.laboratory.recipe import Recipe, Variant
 from midge.laboratory.sweep import Row
+from shared import tasks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_DEALINGS = 6
 _COLUMNS = (
     "version",
     "global_test_accuracy",
@@ -70,12 +75,7 @@ def outcomes(
 def table(recipe: Recipe, found: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     """Head and lines of the comparison, as text."""
     head = ["variant", "runs", "global test", "least to most", "best version"]
-    local = any(
-        one.get("local_test_accuracy") is not None
-        for each in found
-        for row in each.rows
-        for one in row["rounds"]
-    )
+    local = _has_local_test(found)
     if local:
         head.append("local test")
     if recipe.target:
@@ -102,6 +102,11 @@ def table(recipe: Recipe, found: Sequence[Outcome]) -> tuple[list[str], list[lis
     return head, lines
 
 
+def _has_local_test(found: Sequence[Outcome]) -> bool:
+    rounds = (one for each in found for row in each.rows for one in row["rounds"])
+    return any(one.get("local_test_accuracy") is not None for one in rounds)
+
+
 def _mean_of(values: Sequence[float | None]) -> str:
     there = [value for value in values if value is not None and not isnan(value)]
     return f"{mean(there):.2%}" if there else "-"
@@ -120,23 +125,25 @@ def _versions(reached: Sequence[int | None]) -> str:
 
 
 def write(
-    out: Path, recipe: Recipe, variants: Sequence[Variant], rows: Mapping[str, Row], source: Path
+    out: Path,
+    recipe: Recipe,
+    variants: Sequence[Variant],
+    rows: Mapping[str, Row],
+    source: Path,
+    data_dir: Path | None,
 ) -> None:
-    """Put a CSV, a Markdown table, pictures and a page into `out`, all named after the recipe."""
+    """Put a CSV, Markdown tables, pictures and a page into `out`, all named after the recipe."""
     found = outcomes(variants, recipe.seeds, rows)
     name = source.stem
     _csv(out / f"{name}.csv", found)
     pictures: dict[str, Figure] = {"curves": _curves(recipe, found, "test_accuracy")}
-    if any(
-        one.get("local_test_accuracy") is not None
-        for each in found
-        for row in each.rows
-        for one in row["rounds"]
-    ):
+    if _has_local_test(found):
         pictures["local"] = _curves(recipe, found, "local_test_accuracy")
     final = _final(recipe, found)
     if final is not None:
         pictures["final"] = final
+    for number, dealing in enumerate(_dealings(recipe, found, data_dir), 1):
+        pictures[f"dealt-{number}"] = dealing
     for kind, figure in pictures.items():
         figure.savefig(out / f"{name}-{kind}.png", dpi=130)
     head, lines = table(recipe, found)
@@ -200,6 +207,25 @@ def _csv(path: Path, found: Sequence[Outcome]) -> None:
                         "global_test_loss": one["test_loss"],
                     }
                     writer.writerow([*above, *(scores.get(name) for name in _COLUMNS)])
+
+
+def _dealings(
+    recipe: Recipe, found: Sequence[Outcome], data_dir: Path | None
+) -> "Iterator[Figure]":
+    """Label by node, for the first few ways in which the variants deal their data."""
+    ways: dict[tuple[str, Shard], str] = {}
+    for each in found:
+        shard = each.variant.recipe.node(0, Path(), None, recipe.seeds[0]).shard
+        if shard.path is None and shard.manifest is None:
+            ways.setdefault((each.variant.recipe.task, shard), each.variant.label)
+    for (name, shard), label in itertools.islice(ways.items(), _MOST_DEALINGS):
+        task = tasks.find(name)
+        data = task.load("train", data_dir)
+        parts = [indices for indices, _ in samples.deal(data, shard)]
+        classes = len(task.labels) or int(data.y.max()) + 1
+        counts = partitions.label_counts(parts, data.y, classes)
+        title = f"{label}: " * (len(ways) > 1) + partitions.title(name, shard)
+        yield partitions.figure(counts, task.labels or tuple(map(str, range(classes))), title)
 
 
 def _curves(recipe: Recipe, found: Sequence[Outcome], name: str) -> "Figure":

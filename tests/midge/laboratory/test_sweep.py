@@ -201,12 +201,12 @@ def test_the_page_the_csv_and_the_pictures_are_made_from_the_rows(
     wanted = sweep.jobs(variants, recipe.seeds)
     rows = {job.key: row(job, [0.2, 0.6, 0.5 + job.number / 10]) for job in wanted[:5]}
     rows[wanted[2].key]["failure"] = "declined: <b>diverged</b>"
-    sweep_report.write(tmp_path, recipe, variants, rows, source)
+    sweep_report.write(tmp_path, recipe, variants, rows, source, None)
     page = (tmp_path / "words.html").read_text(encoding="utf-8")
     assert "Words &amp; &lt;pictures&gt;" in page
     assert "&lt;b&gt;diverged" in page
     assert "1 runs are still to come" in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     table = (tmp_path / "words.csv").read_text(encoding="utf-8").splitlines()
     assert table[0].startswith("run,variant,training.learning_rate,seed,version,global_test")
     assert len(table) == 1 + 5 * 3
@@ -227,7 +227,7 @@ def test_local_and_global_test_are_told_apart(source: Path, tmp_path: Path) -> N
     head, lines = sweep_report.table(recipe, found)
     told = dict(zip(head, lines[0], strict=True))
     assert (told["global test"], told["local test"]) == ("60.00%", "90.00%")
-    sweep_report.write(tmp_path, recipe, variants, {job.key: scored}, source)
+    sweep_report.write(tmp_path, recipe, variants, {job.key: scored}, source, None)
     assert (tmp_path / "words-local.png").exists()
     assert "0.9" in (tmp_path / "words.csv").read_text(encoding="utf-8")
     assert json.loads(json.dumps(scored)) == scored
