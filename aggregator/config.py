@@ -128,6 +128,8 @@ class Config(Settings):
     """Where the held-out data lies; not set: MIDGE_DATA, or a download."""
     evaluate: bool = True
     """Score every version on the held-out data: the global test."""
+    test_per_label: int | None = Field(default=None, ge=1)
+    """Score on the first so many of each label, or all where there are fewer; not set: on all."""
     local_test: bool = False
     """The nodes score every version too, on what they hold out; a round after the last version asks
     for that alone."""

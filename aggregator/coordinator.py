@@ -158,7 +158,7 @@ class Coordinator:
 
     def last_words(self, now: float) -> tuple[str, bytes]:
         """Topic and payload of a clean end: how far the run came."""
-        doing = "finished" if self._finished else STOPPED
+        doing = "finished" if self._finished and self._window is None else STOPPED
         state = replace(self._state(now), alive=False, doing=doing, window=None)
         return self.voice.topics.aggregator_state, codec.encode_json(state)
 
@@ -321,6 +321,11 @@ class Coordinator:
         """Whether another round is to come: for the next version, or for scores of the last."""
         return not self._finished or self._closing
 
+    @property
+    def _least(self) -> int:
+        """Updates that a round is closed with before its deadline; of scores any are welcome."""
+        return 1 if self._finished else self.config.rounds.min_updates
+
     def _advance(self, now: float) -> list[Effect]:
         """Close what can be closed, open what can be opened, end when the run is over."""
         if self._over:
@@ -356,8 +361,7 @@ class Coordinator:
         window, in_hand = self._window, self._intake.in_hand
         if window is None:
             return []
-        least = self.config.rounds.min_updates
-        why = window.due(in_hand, least, self._roster, now)
+        why = window.due(in_hand, self._least, self._roster, now)
         if why is None:
             return []
         if self._finished:
@@ -371,7 +375,7 @@ class Coordinator:
                 "carried_over",
                 in_hand=sorted(in_hand),
                 missing=window.why_missing(in_hand, self._roster),
-                reason=f"{len(in_hand)} updates at the deadline, min_updates = {least}",
+                reason=f"{len(in_hand)} updates at the deadline, min_updates = {self._least}",
             )
         ]
 
@@ -411,8 +415,8 @@ class Coordinator:
         late = self._answer(self._intake.renew(self._release))
         opened = self._open_next(now) if self._wanted else []
         return [
+            *scores,  # first: a crash would lose them, and told twice they are the same
             Save(self.snapshot()),
-            *scores,
             closed,
             *self.voice.model(self._release),
             *(opened or [self._publish_manifest()]),
@@ -428,8 +432,8 @@ class Coordinator:
         verdicts, scores = self._intake.count(self._release.version), self._local_test()
         late = self._answer(self._intake.renew(self._release))
         return [
-            Save(self.snapshot()),
             *scores,
+            Save(self.snapshot()),
             self._publish_manifest(),
             *self._tell_verdicts(verdicts),
             *late,
@@ -451,20 +455,20 @@ class Coordinator:
         settings = self.config.rounds
         in_hand = set(self._intake.in_hand)
         present = set(self._roster.present(self.config.task))
-        size = len(present)  # for scores alone: everybody
+        size, goal, needed = len(present), None, 1  # for scores alone: everybody who is here
         if not self._finished:
             size = selection.cohort_size(len(present | in_hand), settings.fraction, settings.count)
-        size = min(max(size, settings.min_updates), self.voice.largest_cohort)
+            goal, needed = settings.goal, settings.min_nodes
+        size = min(max(size, self._least), self.voice.largest_cohort)
         missing = size - len(in_hand)
         rng = np.random.default_rng((self.config.seed, self._round + 1))
         # Whoever was asked already on this version may have begun: those before others.
         cohort = selection.draw(present - in_hand, missing, rng, first=self._intake.asked)
-        if len(present) < settings.min_nodes or len(in_hand | set(cohort)) < settings.min_updates:
+        if len(present) < needed or len(in_hand | set(cohort)) < self._least:
             return []
         self._round += 1
         asked = set(cohort) | in_hand
-        goal = min(settings.goal or len(asked), len(asked))
-        self._open(asked, goal, present - asked, now)
+        self._open(asked, min(goal or len(asked), len(asked)), present - asked, now)
         return [
             self._record("round", cohort=list(cohort), carried=sorted(in_hand)),
             self._publish_manifest(),
@@ -481,7 +485,8 @@ class Coordinator:
 
     def _publish_manifest(self) -> Publish:
         cohort = self._window.missing(self._intake.in_hand) if self._window else ()
-        return self.voice.manifest(self._release, self._round, cohort, scores_only=self._finished)
+        scores_only = self._finished and self._window is not None
+        return self.voice.manifest(self._release, self._round, cohort, scores_only=scores_only)
 
     def _record(self, event: str, **entry: object) -> Record:
         head = {
@@ -511,6 +516,8 @@ class Coordinator:
             shown = window.shown(self._round, self._intake.in_hand, self._roster, now)
         present, needed = len(self._roster.present(self.config.task)), self.config.rounds.min_nodes
         waiting = f"waiting for nodes: {present} of {needed} present"
+        collecting = "collecting scores" if self._finished else "collecting updates"
+        doing = collecting if window else "finished" if self._finished else waiting
         return AggregatorState(
             alive=True,
             owner=self.voice.owner,
@@ -520,7 +527,7 @@ class Coordinator:
             round=self._round,
             version=self._release.version,
             rounds=self.config.rounds.rounds,
-            doing="finished" if self._finished else "collecting updates" if window else waiting,
+            doing=doing,
             window=shown,
             accuracy=self._score.accuracy if self._score else None,
             loss=self._score.loss if self._score else None,

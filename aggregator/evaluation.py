@@ -8,6 +8,9 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
+from aggregator.config import Config
 from aggregator.events import Evaluate, Evaluated, EvaluationFailed
 from shared.tasks import Data, Task, failure
 
@@ -49,6 +52,16 @@ class Evaluator:
             _log.debug("loading the test data failed", exc_info=True)
             return EvaluationFailed(job.version, failure(error))
         return evaluate(self._task, self._data, job)
+
+
+def global_test(task: Task, config: Config) -> Data:
+    """The data of the global test, as the configuration asks for it."""
+    data = task.load("test", config.data_dir)
+    if config.test_per_label is None:
+        return data
+    members = [np.flatnonzero(data.y == label) for label in np.unique(data.y)]
+    first = [each[: config.test_per_label] for each in members]
+    return data.take(np.sort(np.concatenate([*first, np.empty(0, np.int64)])))
 
 
 def evaluate(task: Task, data: Data, job: Evaluate) -> Evaluated | EvaluationFailed:

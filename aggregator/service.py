@@ -11,7 +11,7 @@ from typing import Protocol, assert_never
 from aggregator import checkpoints
 from aggregator.config import Config
 from aggregator.coordinator import Coordinator, Event
-from aggregator.evaluation import Evaluator
+from aggregator.evaluation import Evaluator, global_test
 from aggregator.events import Checkpoint, Effect, Evaluate, Publish, Record, Save, Stop, Subscribe
 from aggregator.journal import Journal, read
 from shared import disk, tasks
@@ -101,7 +101,7 @@ def run(config: Config) -> None:
         link = Transport(
             config.broker, f"midge-{config.run}-aggregator", coordinator.voice.will, inbox.put
         )
-        scorer = Evaluator(task, lambda: task.load("test", config.data_dir), inbox.put)
+        scorer = Evaluator(task, lambda: global_test(task, config), inbox.put)
         shell = Shell(coordinator, link, scorer, journal, time.monotonic, time.time)
         link.open()
         try:

@@ -339,7 +339,7 @@ class Agent:
         if manifest is None:
             return []
         effects: list[Effect] = []
-        if self._job is not None and self._job.model != manifest.model:
+        if self._job is not None and _work(self._job) != _work(manifest):
             self._job = None
             self._enter(Phase.IDLE)
             effects.append(StopTraining())
@@ -467,6 +467,11 @@ def _came_anew(before: Manifest, after: Manifest) -> bool:
         after.boot,
         after.connection,
     )
+
+
+def _work(manifest: Manifest) -> tuple[bytes, int]:
+    """What a job is: the model that it starts from, and training or scores alone."""
+    return (manifest.model, manifest.plan.epochs)
 
 
 def _place(manifest: Manifest) -> tuple[int, int, int]:

@@ -100,14 +100,15 @@ def read(path: Path) -> Manifest:
         ) from None
 
 
-def check(manifest: Manifest, task: str, data: Data, settings: Shard) -> None:
-    """ConfigError when the manifest was not made for these data, or does not have this node."""
-    if manifest.task != task:
-        raise ConfigError(f"is for task {manifest.task}, and this node's is {task}")
+def check(manifest: Manifest, data: Data, settings: Shard) -> None:
+    """ConfigError when the manifest was not made for these data, or does not have this node.
+
+    The data are what counts, not the task's name: mnist and means:mnist have the same.
+    """
     if manifest.samples != len(data) or manifest.labels_sha256 != _digest(data):
         raise ConfigError(
-            f"was dealt from other data (then {manifest.samples} samples, here {len(data)}): "
-            "use the same, or deal anew with `midge data partition`"
+            f"was dealt from other data (task {manifest.task}, {manifest.samples} samples; here "
+            f"{len(data)}): use the same, or deal anew with `midge data partition`"
         )
     nodes = len(manifest.nodes)
     if settings.of not in (1, nodes):

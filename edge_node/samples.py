@@ -29,6 +29,17 @@ class Samples:
         return self.train.take(shards.in_view(self.train.y, round_, self.drift_rounds))
 
 
+def check(config: Config) -> None:
+    """ConfigError for a file that is not there: what can be told before the data is loaded."""
+    for setting, path in (
+        ("shard.path", config.shard.path),
+        ("shard.manifest", config.shard.manifest),
+        ("cleaning.means", config.cleaning.means if config.cleaning.leave_out else None),
+    ):
+        if path is not None and not path.exists():
+            raise ConfigError(f"{setting}: there is no {path.absolute()}; name what is there")
+
+
 def load(config: Config, task: Task) -> Samples:
     """Everything that `config.shard` and `config.cleaning` ask for. ConfigError with the remedy."""
     return load_all([config], task)[0]
@@ -76,7 +87,7 @@ def _deal(data_dir: Path | None, settings: Shard, task: Task) -> _Dealt:
         return data, settings.seed, deal(data, settings)
     try:
         found = manifest.read(settings.manifest)
-        manifest.check(found, task.name, data, settings)
+        manifest.check(found, data, settings)
     except ConfigError as error:
         raise ConfigError(f"shard.manifest: {settings.manifest}: {error}") from None
     return data, found.settings.seed, [found.part(node) for node in range(len(found.nodes))]

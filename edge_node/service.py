@@ -96,6 +96,7 @@ class Shell:
 
 def run(config: Config) -> None:
     """Run the node until SIGTERM or Ctrl-C ends it. ConfigError when it cannot go on."""
+    samples.check(config)
     with disk.hold(config.state_dir):
         memory = begin(config.state_dir)
         agent = Agent(config, memory, secrets.SystemRandom())

@@ -3,6 +3,7 @@
 Those modules are imported by the commands, so that `midge --help` answers at once.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -20,10 +21,9 @@ app = typer.Typer(
     help="Federated learning for things that sleep, roam and crash, over MQTT.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-commands.register(app)
 
 _Config = Annotated[Path | None, typer.Option(help="TOML file with the settings.")]
 _Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
@@ -35,6 +35,12 @@ def main() -> None:
         app()
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or "writing the results"
+        typer.echo(f"error: {where}: {error.strerror}; make room, and start it again", err=True)
         sys.exit(1)
 
 
@@ -48,7 +54,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same model.")] = 0,
     drop_one: Annotated[
-        bool, typer.Option(help="Kill one node halfway and start it again.")
+        bool, typer.Option(help="With 3 rounds or more, kill one node halfway and start it again.")
     ] = True,
     data_dir: DataDir = None,
     in_memory: Annotated[
@@ -185,3 +191,6 @@ def predict(
     for guess in oracle.predict(*oracle.load(model), images):
         table.add_row(str(guess.image), guess.label, f"{guess.probability:.1%}", guess.second)
     Console().print(table)
+
+
+commands.register(app)  # after the others: a newcomer reads from the top

@@ -13,6 +13,7 @@ from typing import Any
 
 from aggregator.config import Config as AggregatorConfig
 from aggregator.config import Rounds, Server, Training
+from aggregator.evaluation import global_test
 from aggregator.service import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
@@ -130,7 +131,7 @@ def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
     config = recipe.aggregator(folder / "aggregator", Broker())
     nodes = {name: recipe.node(name, folder / name, Broker()) for name in recipe.node_names()}
     samples = {name: load(node, task) for name, node in nodes.items()}
-    federation = Federation(config, nodes, task, samples, task.load("test", recipe.data_dir))
+    federation = Federation(config, nodes, task, samples, global_test(task, config))
     dropping = _DropOne(recipe, federation.kill_node, federation.start_node, view.say)
     topics = Topics(RUN)
     states: dict[str, NodeState] = {}
@@ -179,7 +180,9 @@ class _DropOne:
     ) -> None:
         self._victim = recipe.node_names()[-1]
         self._from_round = recipe.rounds // 2 + 1
-        self._stage = "wait" if recipe.drop_one and recipe.nodes > 1 else "done"
+        # One round before it, one without the victim, one for its return.
+        worth_it = recipe.drop_one and recipe.nodes > 1 and recipe.rounds >= 3  # noqa: PLR2004
+        self._stage = "wait" if worth_it else "done"
         self._kill = kill
         self._start = start
         self._say = say

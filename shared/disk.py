@@ -58,18 +58,19 @@ def count_start(state_dir: Path) -> int:
     return before
 
 
-def hold(state_dir: Path) -> IO[bytes]:
-    """Make the state directory if need be and lock it until the returned file is closed.
+def hold(folder: Path, setting: str = "state_dir") -> IO[bytes]:
+    """Make the folder that a setting names if need be and lock it until the returned file is
+    closed.
 
     Raises ConfigError when it cannot be written, or another process holds it: two with one identity
     would overwrite each other's state.
     """
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        lock = (state_dir / "lock").open("wb")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("wb")
     except OSError as error:
         raise ConfigError(
-            f"state_dir: cannot write to {state_dir}: {error.strerror}; "
+            f"{setting}: cannot write to {folder}: {error.strerror}; "
             "choose another folder or its owner"
         ) from error
     try:
@@ -77,6 +78,6 @@ def hold(state_dir: Path) -> IO[bytes]:
     except OSError as error:
         lock.close()
         raise ConfigError(
-            f"state_dir: {state_dir} is in use by another process; stop it or choose another folder"
+            f"{setting}: {folder} is in use by another process; stop it or choose another folder"
         ) from error
     return lock

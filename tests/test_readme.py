@@ -111,7 +111,7 @@ def test_the_commands_run_as_they_stand(clone: Path) -> None:
     demo = ["--in-memory", "--task", "digits", "--nodes", "2", "--rounds", "1"]
     _run([MIDGE, "demo", *demo], clone)  # for predict
     commands = [block for block in blocks("bash") if not block.startswith("make ")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         done = _run(["bash", "-euo", "pipefail", "-c", command], clone)
         assert done.stdout

@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe file, or the name of one that comes with Midge.")
+        str,
+        typer.Argument(
+            help="A recipe file, or the name of one that comes with Midge; else all are listed."
+        ),
     ] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; runs/NAME if not given.")
@@ -53,7 +56,7 @@ def sweep(
     from midge.laboratory import sweep_command
 
     interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    console = Console()
+    console = Console(markup=False, highlight=False)  # labels and folders stand as they are
     if show or not recipe:
         sweep_command.show_recipes(console)
     else:
@@ -68,7 +71,9 @@ def baseline(
     batch_size: Annotated[
         int, typer.Option(min=0, max=2**31, help="Samples a step; 0: all in one.")
     ] = 64,
-    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1e6)] = 0.2,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-9, max=1e6, help="What a step is multiplied by.")
+    ] = 0.2,
     momentum: Annotated[float, typer.Option(min=0, max=1, help="Zero again in each epoch.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, max=2**53, help="Of the first run.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs, each with the next seed.")] = 1,
@@ -121,7 +126,9 @@ def trace(
             help="Where the slice begins, counted from 0; else where the main model changes most.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**53)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**53, help="The same seed, the same weights.")
+    ] = 0,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for trace.png and trace.json; else neither.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -39,7 +39,9 @@ class Recipe(Settings):
     """What the experiment is for, and what is known of it from elsewhere."""
     cpu_minutes: float | None = Field(default=None, gt=0)
     """Of one core, all runs together."""
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**53)], ...] = Field(
+        default=(0, 1, 2), min_length=1
+    )
     """Each variant runs with each. A seed decides dealing, first model, cohorts and training."""
     target: float | None = Field(default=None, gt=0, le=1)
     """Accuracy on the global test set that is looked out for."""
@@ -50,6 +52,8 @@ class Recipe(Settings):
     reference_name: str = "reference"
     task: str = "mnist"
     nodes: int = Field(default=10, ge=1, le=MAX_NODES)
+    test_per_label: int | None = Field(default=None, ge=1)
+    """Score on the first so many of each label; not set: on all."""
     local_test: bool = False
     """The nodes score each version too; `shard.held_out` says on how much."""
     rounds: Rounds = Rounds()
@@ -67,6 +71,19 @@ class Recipe(Settings):
             raise ValueError("rounds.rounds = 0 would never end")
         if not all(version.isdecimal() for version in self.reference):
             raise ValueError("reference is a table of version = accuracy")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is in seeds twice")
+        if self.rounds.min_nodes > self.nodes:
+            raise ValueError(
+                f"rounds.min_nodes = {self.rounds.min_nodes} is more than nodes = {self.nodes}: "
+                "no round would begin"
+            )
+        if self.local_test and not self.shard.held_out:
+            raise ValueError("local_test needs shard.held_out, such as 0.2")
+        for name in self.shard.model_fields_set & {"path", "index", "of"}:
+            raise ValueError(
+                f"shard.{name} is of one node, and a recipe speaks of all; leave it out"
+            )
         self.aggregator(Path(), None, 0)
         self.node(0, Path(), None, 0)
         return self
@@ -90,6 +107,7 @@ class Recipe(Settings):
             task=self.task,
             data_dir=data_dir,
             seed=seed,
+            test_per_label=self.test_per_label,
             local_test=self.local_test,
             rounds=rounds,
             training=self.training,
@@ -100,7 +118,7 @@ class Recipe(Settings):
     def node(self, index: int, state_dir: Path, data_dir: Path | None, seed: int) -> NodeConfig:
         """The settings of the node of that number, from 0."""
         dealt = {"index": index, "of": self.nodes}
-        if "seed" not in self.shard.model_fields_set:
+        if self.shard.manifest is None and "seed" not in self.shard.model_fields_set:
             dealt["seed"] = seed
         return NodeConfig(
             run=RUN,
@@ -133,7 +151,11 @@ class Variant:
             )
         )
         stop = recipe.target if recipe.stop_at_target else None
-        text = json.dumps([version("midge"), *both, recipe.nodes, stop], sort_keys=True)
+        named = (recipe.shard.manifest, recipe.cleaning.means)
+        files = [path for path in named if path is not None and path.is_file()]
+        contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        whole = [version("midge"), *both, recipe.nodes, stop, *contents]
+        text = json.dumps(whole, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -150,6 +172,8 @@ def find(name: str) -> Path:
         return Path(name)
     if name in known:
         return known[name]
+    if Path(name).is_dir():
+        raise ConfigError(f"RECIPE: {name} is a folder; name a file")
     raise ConfigError(f"RECIPE: no file {name}, and no recipe of that name: {', '.join(known)}")
 
 
@@ -194,6 +218,9 @@ def read(path: Path) -> tuple[Recipe, list[Variant]]:
     return recipe, variants
 
 
+_OF_THE_WHOLE = ("title", "about", "cpu_minutes", "seeds", "reference", "reference_name")
+
+
 def _variant(
     data: Mapping[str, object],
     changes: Mapping[str, Any],
@@ -204,6 +231,11 @@ def _variant(
     """One variant of the recipe; what is wrong is where the change stands."""
     changed = json.loads(json.dumps(data, default=str))
     for name, value in changes.items():
+        if name.partition(".")[0] in _OF_THE_WHOLE:
+            raise ConfigError(
+                f"{inside(tuple(name.split('.')))}: is the same for all variants; "
+                "set it where the recipe begins"
+            )
         put(changed, tuple(name.split(".")), value)
 
     def told(key: Key) -> str:

@@ -11,16 +11,18 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from aggregator.evaluation import global_test
 from aggregator.service import JOURNAL
 from edge_node import samples
 from midge import results
@@ -29,7 +31,10 @@ from midge.simulation import Federation
 from shared import tasks
 from shared.errors import ConfigError
 
+_log = logging.getLogger(__name__)
+
 RESULTS = "results.jsonl"
+LOG = "log.txt"
 Row = dict[str, Any]
 """A line of results.jsonl: one run."""
 
@@ -81,6 +86,22 @@ def jobs(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Job]:
     return [Job(number, variant, seed) for seed in seeds for number, variant in enumerate(variants)]
 
 
+def check(variants: Sequence[Variant], seed: int, data_dir: Path | None) -> None:
+    """ConfigError for what would end a run later: no such task, or data that cannot be dealt."""
+    seen = set()
+    for variant in variants:
+        task = tasks.find(variant.recipe.task)
+        first = variant.recipe.node(0, Path(), data_dir, seed)
+        if first in seen:
+            continue
+        seen.add(first)
+        task.load("test", data_dir)
+        try:
+            samples.load(first, task)
+        except ConfigError as error:
+            raise ConfigError(f"{variant.label or 'the recipe'}: {error}") from error
+
+
 def done(out: Path, wanted: Sequence[Job]) -> dict[str, Row]:
     """The rows of `results.jsonl` that belong to these runs, by key; a torn line is left out."""
     path = out / RESULTS
@@ -90,7 +111,8 @@ def done(out: Path, wanted: Sequence[Job]) -> dict[str, Row]:
             row = json.loads(line)
         except ValueError:
             continue
-        found[row["key"]] = row
+        if isinstance(row, dict) and "key" in row:
+            found[row["key"]] = row
     return {job.key: found[job.key] for job in wanted if job.key in found}
 
 
@@ -126,7 +148,7 @@ def _spread(
                 job = busy.pop(pipe)
                 try:
                     told = json.loads(pipe.recv_bytes())
-                except EOFError:
+                except (EOFError, OSError):
                     raise ConfigError(
                         f"the process of run {job.label!r} ended without a word: out of memory? "
                         "Try --workers 1; the same command goes on where this one stopped"
@@ -174,6 +196,7 @@ def folder_name(job: Job) -> str:
 def _work(pipe: Connection) -> None:
     """A worker's life: a job comes, news and the result go back, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started us says when to stop
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     while True:
         try:
             job = json.loads(pipe.recv_bytes())
@@ -190,9 +213,22 @@ def _work(pipe: Connection) -> None:
         except (ConfigError, OSError) as error:
             pipe.send_bytes(json.dumps({"error": str(error)}).encode())
             return
+        except Exception as error:  # noqa: BLE001 - a bug; who waits for us must hear of it
+            _log.exception("the run failed")
+            told = f"{tasks.failure(error)}; see {job['folder']}/{LOG}"
+            pipe.send_bytes(json.dumps({"error": told}).encode())
+            return
         final = row["final_test_accuracy"]
         last = {"version": len(row["rounds"]), "accuracy": final or 0.0, "row": row}
         pipe.send_bytes(json.dumps(last).encode())
+
+
+def _end_with_the_parent() -> None:
+    """End this process, whatever it is at, once the one that started it is gone."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def perform(job: Mapping[str, Any], tell: Callable[[int, float], None]) -> Row:
@@ -203,7 +239,7 @@ def perform(job: Mapping[str, Any], tell: Callable[[int, float], None]) -> Row:
     state = folder / "state"
     wall_s, cpu_s = time.monotonic(), time.process_time()
     folder.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=folder / "log.txt", level=logging.WARNING, force=True)
+    logging.basicConfig(filename=folder / LOG, level=logging.WARNING, force=True)
     task = tasks.find(recipe.task)
     config = recipe.aggregator(state / "aggregator", data_dir, seed)
     nodes = {
@@ -212,7 +248,8 @@ def perform(job: Mapping[str, Any], tell: Callable[[int, float], None]) -> Row:
     }
     held = dict(zip(nodes, samples.load_all(list(nodes.values()), task), strict=True))
     again = (state / "aggregator" / JOURNAL).exists()
-    federation = Federation(config, nodes, task, held, task.load("test", data_dir), seed=seed)
+    test = global_test(task, config)
+    federation = Federation(config, nodes, task, held, test, seed=seed)
     ended = ""
 
     def look(entry: dict[str, Any]) -> None:
@@ -228,7 +265,8 @@ def perform(job: Mapping[str, Any], tell: Callable[[int, float], None]) -> Row:
 
     federation.watch(look)
     try:
-        federation.run(until=lambda: bool(ended))
+        if not federation.run(until=lambda: bool(ended)):
+            ended = "it came to no end in 10^6 s of its own time"
         federation.clock.run_until(federation.clock.now)  # what was said last is still on its way
     finally:
         federation.kill_aggregator()  # closes its journal

@@ -2,25 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from midge import results
 from midge.laboratory import recipe as recipes
 from midge.laboratory import sweep, sweep_report
 from midge.laboratory.sweep import Job, News, Row
 from midge.options import INTERRUPTED
-from shared import tasks
+from shared import disk
+
+_NARROW = 100
+"""Columns of a terminal below which the gaps of the comparison are narrow too."""
 
 
 def show_recipes(console: Console) -> None:
     """List the recipes that come with Midge."""
     table = Table(box=None, padding=(0, 2))
-    for column in ("recipe", "what", "runs", "CPU minutes"):
-        table.add_column(column)
+    table.add_column("recipe")
+    table.add_column("what")
+    for column in ("runs", "CPU minutes"):
+        table.add_column(column, justify="right")
     for name, path in recipes.bundled().items():
         recipe, variants = recipes.read(path)
         minutes = "?" if recipe.cpu_minutes is None else f"{recipe.cpu_minutes:g}"
@@ -36,33 +41,31 @@ def perform(
     """
     path = recipes.find(name)
     recipe, variants = recipes.read(path)
-    for task in sorted({each.recipe.task for each in variants}):
-        tasks.find(task).load("test", data_dir)
-    folder = results.writable(out or Path("runs") / path.stem)
-    wanted = sweep.jobs(variants, recipe.seeds)
-    rows = sweep.done(folder, wanted)
-    waiting = [job for job in wanted if job.key not in rows]
-    at_once = min(workers or sweep.cores(), len(waiting))
-    told = f", about {recipe.cpu_minutes:g} CPU minutes in all" if recipe.cpu_minutes else ""
-    console.print(
-        f"{recipe.title}: {len(wanted)} runs{told}; {len(rows)} are done, {len(waiting)} to do, "
-        f"{at_once} at a time",
-        highlight=False,
-        soft_wrap=True,
-    )
-    try:
-        for row in _watched(sweep.run(waiting, folder, data_dir, at_once), waiting, console):
-            rows[row["key"]] = row
-    except KeyboardInterrupt:
-        console.print("interrupted: the same command goes on where this one stopped")
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        if rows:
-            sweep_report.write(folder, recipe, variants, rows, path, data_dir)
+    sweep.check(variants, recipe.seeds[0], data_dir)
+    folder = out or Path("runs") / path.stem
+    with disk.hold(folder, "--out"):
+        wanted = sweep.jobs(variants, recipe.seeds)
+        rows = sweep.done(folder, wanted)
+        waiting = [job for job in wanted if job.key not in rows]
+        at_once = min(workers or sweep.cores(), len(waiting))
+        told = f", about {recipe.cpu_minutes:g} CPU minutes in all" if recipe.cpu_minutes else ""
+        console.print(
+            f"{recipe.title}: {len(wanted)} runs{told}; {len(rows)} are done, "
+            f"{len(waiting)} to do, {at_once} at a time",
+            soft_wrap=True,
+        )
+        try:
+            for row in _watched(sweep.run(waiting, folder, data_dir, at_once), waiting, console):
+                rows[row["key"]] = row
+        except KeyboardInterrupt:
+            console.print("interrupted: the same command goes on where this one stopped")
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            if rows:
+                sweep_report.write(folder, recipe, variants, rows, path, data_dir)
     _show(recipe, sweep_report.outcomes(variants, recipe.seeds, rows), console)
     console.print(
         f"{folder}/: {path.stem}.html, {path.stem}.csv, {path.stem}.md, results.jsonl, runs/",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -70,14 +73,20 @@ def perform(
 def _watched(news: Iterator[News], waiting: Sequence[Job], console: Console) -> Iterator[Row]:
     """The rows as they come, with a bar for how far all runs are and a line for each that ends."""
     bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(16),
         TextColumn("{task.percentage:.0f}%"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        # Last and cut short: on a narrow terminal the others stay whole.
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
         console=console,
         transient=True,
+        expand=True,
         disable=not console.is_terminal,
         speed_estimate_period=600,  # runs differ: a short look back would make the time left jump
     )
@@ -90,7 +99,7 @@ def _watched(news: Iterator[News], waiting: Sequence[Job], console: Console) -> 
             said = f"{one.job.label}: version {one.version} of {rounds}, {one.accuracy:.2%}"
             bar.update(whole, completed=sum(shares.values()), description=said)
             if one.row is not None:
-                console.print(_line(one.job, one.row), highlight=False, soft_wrap=True)
+                console.print(_line(one.job, one.row), soft_wrap=True)
                 yield one.row
 
 
@@ -103,8 +112,18 @@ def _line(job: Job, row: Row) -> str:
 
 
 def _show(recipe: recipes.Recipe, found: Sequence[sweep_report.Outcome], console: Console) -> None:
+    """The comparison; figures are never broken over two lines, so that 80 columns will do."""
     head, lines = sweep_report.table(recipe, found)
-    table = Table(*head, box=None, padding=(0, 2))
+    gap = 1 if console.width < _NARROW else 2
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    for number, (title, *cells) in enumerate(zip(head, *lines, strict=True)):
+        if number == 0:
+            table.add_column(title, overflow="fold")
+        else:
+            narrow = "\n".join(
+                wrap(title, max(map(len, ("global", *cells))), break_long_words=False)
+            )
+            table.add_column(narrow, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(*line)
     console.print(table)

@@ -109,8 +109,8 @@ def find(name: str) -> Task:
         return means_of(find(attribute), name)
     if not module_name or not attribute:
         raise ConfigError(
-            f"task {name!r} is unknown: use {', '.join(_BUILT_IN)}, "
-            "or name your own as package.module:variable"
+            f"task {name!r} is unknown: use {', '.join(_BUILT_IN)}, null:PARAMETERS, "
+            "means:TASK, or name your own as package.module:variable"
         )
     if str(Path.cwd()) not in sys.path:
         # A console script does not look into the current folder; last, so that it shadows nothing.

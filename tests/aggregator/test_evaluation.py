@@ -5,7 +5,8 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 
-from aggregator.evaluation import Evaluator, evaluate
+from aggregator.config import Config
+from aggregator.evaluation import Evaluator, evaluate, global_test
 from aggregator.events import Evaluate, Evaluated, EvaluationFailed
 from shared.errors import ConfigError
 from shared.tasks import Data, Score, Task, find
@@ -86,3 +87,15 @@ def test_closing_finishes_the_model_at_hand_only() -> None:
     evaluator.close()
     assert inbox.get_nowait().version == 7
     assert inbox.empty()
+
+
+def test_the_test_may_be_on_so_many_of_each_label_in_their_order() -> None:
+    x = np.arange(8, dtype=np.float32)[:, None]
+    data = Data(x, np.array([0, 0, 1, 0, 1, 2, 0, 2]))
+    task = replace(find("null"), load=lambda _split, _folder: data)
+    whole = global_test(task, Config(task="null"))
+    assert whole.x.ravel().tolist() == list(range(8))
+    some = global_test(task, Config(task="null", test_per_label=2))
+    assert some.x.ravel().tolist() == [0, 1, 2, 4, 5, 7]
+    nothing = replace(task, load=lambda _split, _folder: data.take(np.empty(0, np.int64)))
+    assert len(global_test(nothing, Config(task="null", test_per_label=2))) == 0

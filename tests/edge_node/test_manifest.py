@@ -30,8 +30,8 @@ def test_what_is_written_is_what_is_read(path: Path) -> None:
         assert again.dtype == np.int64
         assert np.array_equal(again, indices)
         assert same_shift == shift
-    manifest.check(found, "mine", DATA, Shard())
-    manifest.check(found, "mine", DATA, Shard(of=2))
+    manifest.check(found, DATA, Shard())
+    manifest.check(found, DATA, Shard(of=2))
 
 
 def test_the_file_says_what_was_dealt_and_how_and_nothing_of_this_node(path: Path) -> None:
@@ -101,11 +101,9 @@ def test_a_missing_or_huge_file_is_told(
 
 def test_a_manifest_for_something_else_is_refused(path: Path) -> None:
     found = manifest.read(path)
-    with pytest.raises(ConfigError, match="is for task mine, and this node's is yours"):
-        manifest.check(found, "yours", DATA, Shard())
-    with pytest.raises(ConfigError, match=r"other data \(then 6 samples, here 5\)"):
-        manifest.check(found, "mine", DATA.take(np.arange(5)), Shard())
+    with pytest.raises(ConfigError, match=r"other data \(task mine, 6 samples; here 5\)"):
+        manifest.check(found, DATA.take(np.arange(5)), Shard())
     with pytest.raises(ConfigError, match="other data"):
-        manifest.check(found, "mine", Data(DATA.x, DATA.y[::-1].copy()), Shard())
+        manifest.check(found, Data(DATA.x, DATA.y[::-1].copy()), Shard())
     with pytest.raises(ConfigError, match="has 2 nodes, not of = 3: leave `of` out"):
-        manifest.check(found, "mine", DATA, Shard(of=3))
+        manifest.check(found, DATA, Shard(of=3))

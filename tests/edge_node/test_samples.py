@@ -171,8 +171,27 @@ def test_a_manifest_for_other_data_or_without_this_node_is_refused(tmp_path: Pat
         load(Config(shard=Shard(manifest=path, index=3)), TASK)
     with pytest.raises(ConfigError, match=r"shard.manifest: .*json: has 3 nodes, not of = 4"):
         load(Config(shard=Shard(manifest=path, index=1, of=4)), TASK)
-    with pytest.raises(ConfigError, match=r"shard.manifest: .*json: is for task numbers"):
-        load(Config(shard=Shard(manifest=path)), replace(TASK, name="other"))
+    other = replace(TASK, load=lambda *_: source("train", None).take(np.arange(100)))
+    with pytest.raises(ConfigError, match=r"shard.manifest: .*json: was dealt from other data"):
+        load(Config(shard=Shard(manifest=path)), other)
+
+
+def test_a_manifest_holds_for_every_task_with_the_same_data(tmp_path: Path) -> None:
+    """Such as mnist, mnist-standardised and means:mnist."""
+    config = Config(shard=Shard(manifest=written(tmp_path, Shard(of=3)), index=1))
+    assert_same([load(config, replace(TASK, name="other"))], [load(config, TASK)])
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.csv"
+    for name, shard in {"path": Shard(path=gone), "manifest": Shard(manifest=gone)}.items():
+        with pytest.raises(ConfigError, match=rf"shard\.{name}: there is no .*gone"):
+            samples.check(Config(shard=shard))
+    with pytest.raises(ConfigError, match=r"cleaning\.means: there is no .*gone"):
+        samples.check(Config(cleaning=Cleaning(leave_out=True, means=gone)))
+    samples.check(Config(cleaning=Cleaning(means=gone)))
+    gone.touch()
+    samples.check(Config(shard=Shard(path=gone)))
 
 
 # Its own files

@@ -474,3 +474,62 @@ def test_an_aggregator_that_crashes_while_scores_come_asks_for_them_again(
     done.finish()
     assert done.result == undisturbed
     assert [one["version"] for one in done.entries("local_test")][-1] == 3
+
+
+def test_scores_survive_an_aggregator_that_is_killed_before_any_of_its_effects(
+    run: Callable[..., Run],
+) -> None:
+    """Every single one, in turn: each version has its scores, told twice at most."""
+    for number in range(1000):
+        killed = run(nodes=2, rounds=1, held_out=True, deadline_s=1000)
+        federation = killed.federation
+        federation.start_aggregator()
+        crash_at(federation.aggregator.shell, number)  # type: ignore[union-attr]
+        crashed = survive(killed, federation.kill_aggregator)
+        federation.kill_aggregator()
+        assert killed.counted() == [killed.names]
+        told = [(one["version"], one["nodes"]) for one in killed.entries("local_test")]
+        assert set(told) == {(0, 2), (1, 2)}, f"killed before effect {number}"
+        assert len(told) <= 3
+        if not crashed:
+            assert number > 25
+            return
+    pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happens_while_nodes_score_it_finishes(run: Callable[..., Run], seed: int) -> None:
+    rng = np.random.default_rng([seed, 1])
+    nodes, rounds = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    least = int(rng.integers(1, nodes + 1))
+    done = run(
+        nodes=nodes,
+        rounds=rounds,
+        min_nodes=int(rng.integers(least, nodes + 1)),
+        min_updates=least,
+        goal=int(rng.integers(least, nodes + 1)),
+        deadline_s=float(rng.choice([3.0, 20.0])),
+        gone_grace_s=float(rng.choice([0.0, 5.0])),
+        faults=Faults(loss=float(rng.choice([0.0, 0.2])), delay_s=(0.0, 0.3)),
+        seed=seed,
+        held_out=True,
+    )
+    started(done)
+    for time in np.cumsum(rng.exponential(0.5, size=15)):
+        done.federation.clock.at(float(time), lambda: trouble(done, rng))
+    done.federation.clock.run_until(50.0)
+    done.finish(20_000)
+    assert len(done.counted()) == rounds
+    told = {one["version"]: one["nodes"] for one in done.entries("local_test")}
+    assert set(range(rounds)) <= set(told) <= set(range(rounds + 1))
+    assert all(count >= least for version, count in told.items() if version < rounds)
+
+
+def test_who_is_left_scores_the_last_version(run: Callable[..., Run]) -> None:
+    """Two do, though a round of training takes three, and the goal of such a round is one."""
+    done = run(rounds=2, min_updates=1, goal=1, held_out=True, deadline_s=1000)
+    federation = started(done)
+    federation.run(until=lambda: len(done.entries("version")) == 1)
+    federation.kill_node(done.names[0])
+    assert federation.clock.run_until(federation.finished, 60.0)
+    assert [one["nodes"] for one in done.entries("local_test")] == [1, 1, 2]

@@ -157,9 +157,13 @@ class AggregatorStage(Stage):
         return Received(TOPICS.manifest, self.published)
 
     def on_offer(self, of: str, counter: str, **words: str) -> Received:
-        """`chunk` says how many bytes go into each; without it the update rides in the offer."""
+        """`chunk` says how many bytes go into each; without it the update rides in the offer.
+        `score` is the accuracy on 10 samples that the node holds out.
+        """
         on = int(words.get("on", 0))
         body = np.array(words.get("delta", "1,1").split(","), "<f4").tobytes()
+        body = b"" if words.get("compression") == "empty" else body
+        score = {"local_test_loss": 0.1, "local_test_samples": 10.0}
         size = int(words.get("chunk", 1024))
         self.sent[of, counter] = body, size
         offer = Offer(
@@ -174,7 +178,9 @@ class AggregatorStage(Stage):
             digest=hashlib.sha256(body).digest(),
             compression=words.get("compression", "none"),
             samples=int(words.get("samples", 1)),
-            metrics={},
+            metrics=score | {"local_test_accuracy": float(words["score"])}
+            if "score" in words
+            else {},
             body=None if "chunk" in words else body,
         )
         return Received(TOPICS.offer(of), codec.encode(offer))
@@ -256,8 +262,9 @@ class NodeStage(Stage):
 
     def tell(self, effect: Any) -> str:  # noqa: ANN401
         match effect:
-            case node.Train(round_, base):
-                return f"train for round {round_} from ({_values(base)})"
+            case node.Train(round_, base, plan):
+                what = "train" if plan.epochs else "score"
+                return f"{what} for round {round_} from ({_values(base)})"
             case node.StopTraining():
                 return "stop training"
             case node.Keep(memory):
@@ -305,7 +312,7 @@ def _manifest(version: int, words: Words) -> Manifest:
         count=chunks.count(len(made.body), chunk_bytes),
         digest=made.body_digest,
         model=made.model,
-        plan=Plan(task, 0, 1, 0, 0.1, 0.0, packing, cohort, 60.0),
+        plan=Plan(task, 0, int(words.get("epochs", 1)), 0, 0.1, 0.0, packing, cohort, 60.0),
     )
 
 
@@ -363,9 +370,9 @@ def _message(topic: str, payload: bytes) -> str:
     match topic.removeprefix("midge/v1/r/").split("/"):
         case ["down", "model"]:
             one = codec.decode(Manifest, payload)
-            return (
-                f"v{one.version} round {one.round} term {one.term} asks {_names(one.plan.cohort)}"
-            )
+            what = " for scores" if one.plan.compression == "empty" else ""
+            asked = f"asks {_names(one.plan.cohort)}{what}"
+            return f"v{one.version} round {one.round} term {one.term} {asked}"
         case ["down", "model", *_] | ["up", _, "update", _]:
             chunk = codec.decode(Chunk, payload)
             return f"chunk {chunk.index + 1} of {chunk.count} of {chunk.of}"
@@ -404,6 +411,8 @@ def _record(entry: Mapping[str, Any]) -> str:
         case "round":
             carried = f", carried {_names(entry['carried'])}" if entry["carried"] else ""
             return f"record round {entry['round']}, cohort {_names(entry['cohort'])}{carried}"
+        case "local_test":
+            return f"record local test {entry['accuracy']:g} of {entry['nodes']} nodes"
         case "carried_over":
             return f"record carried over {_names(entry['in_hand'])}: {entry['reason']}"
     told = [

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from edge_node import cleaning
 from edge_node.config import Cleaning
 from midge import cli
-from midge.laboratory import data_report
+from midge.laboratory import data_report, page
 from midge.laboratory.data_report import Asked
 from shared import tasks
 from shared.errors import ConfigError
@@ -33,6 +33,12 @@ def _no_disk_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pictures take most of the time, and not every test looks at them."""
     monkeypatch.setattr(data_report, "_write_page", lambda *_: None)
+
+
+@pytest.fixture
+def _unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test has the whole page; for its words alone the pictures are made, but not rendered."""
+    monkeypatch.setattr(page, "embedded", lambda *_: "data:,")
 
 
 def perform(out: Path, **asked: Any) -> list[int]:  # noqa: ANN401
@@ -62,21 +68,22 @@ def test_all_outliers_are_listed_farthest_first(tmp_path: Path) -> None:
 
 def test_the_page_holds_its_pictures_and_says_how_the_distance_is_read(tmp_path: Path) -> None:
     beyond = perform(tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert page.count('<img src="data:image/png;base64,') == 4
-    assert not re.findall(r'(?:src|href)="(?!data:|outliers\.json")', page)
-    assert f"<p>{len(beyond)} of 1,437 samples" in page
-    assert "&radic;64 = 8" in page
-    assert "We read it as the squared distance" in page
-    assert "midge data report --task digits --threshold 7 --distance squared --seed 0" in page
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('<img src="data:image/png;base64,') == 4
+    assert not re.findall(r'(?:src|href)="(?!data:|outliers\.json")', text)
+    assert f"<p>{len(beyond)} of 1,437 samples" in text
+    assert "&radic;64 = 8" in text
+    assert "We read it as the squared distance" in text
+    assert "midge data report --task digits --threshold 7 --distance squared --seed 0" in text
 
 
+@pytest.mark.usefixtures("_unrendered")
 def test_without_outliers_the_page_says_so(tmp_path: Path) -> None:
     assert perform(tmp_path, threshold=100.0) == []
     assert listed(tmp_path) == {"threshold": 100.0, "outliers": []}
-    page = (tmp_path / "report.html").read_text()
-    assert "There are none." in page
-    assert page.count("<img") == 3
+    text = (tmp_path / "report.html").read_text()
+    assert "There are none." in text
+    assert text.count("<img") == 3
 
 
 @pytest.mark.usefixtures("_undrawn")
@@ -115,11 +122,12 @@ def test_federated_means_are_those_of_the_pooled_samples() -> None:
     assert found.deviation == pytest.approx(pooled.deviation, abs=1e-6)
 
 
+@pytest.mark.usefixtures("_unrendered")
 def test_a_report_by_federated_means_says_how_far_they_are_off(tmp_path: Path) -> None:
     perform(tmp_path, federated=3)
-    page = (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
     told = re.search(
-        r"largest difference\s+from the means of the pooled samples is ([\d.e-]+)", page
+        r"largest difference\s+from the means of the pooled samples is ([\d.e-]+)", text
     )
     assert told is not None
     assert float(told[1]) < 1e-6

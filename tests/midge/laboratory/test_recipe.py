@@ -76,6 +76,19 @@ def test_a_run_is_named_by_what_its_result_depends_on(write: Write) -> None:
     assert len({one.key(4), one.key(5), other.key(4)}) == 3
 
 
+def test_a_run_is_also_named_by_the_files_that_its_recipe_names(
+    write: Write, tmp_path: Path
+) -> None:
+    means = tmp_path / "means.npz"
+    path = write(BASE + f'[cleaning]\nleave_out = true\nmeans = "{means}"\n')
+    keys = []
+    for content in (b"one", b"one", b"other"):
+        means.write_bytes(content)
+        keys.append(recipes.read(path)[1][0].key(0))
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
+
+
 @pytest.mark.parametrize(
     ("more", "line", "says"),
     [
@@ -92,6 +105,8 @@ def test_a_run_is_named_by_what_its_result_depends_on(write: Write) -> None:
         ("[points]\nnodes = 3\n", 11, "points: must be sections that begin with [[points]]"),
         ('[shard]\npartition = "odd"\n', 12, 'shard.partition = "odd": input should be'),
         ("[cleaning]\nthreshold = 0\n", 12, "cleaning.threshold = 0: "),
+        ("[grid]\nseeds = [[1], [2]]\n", 12, "grid.seeds: is the same for all variants"),
+        ("[[points]]\nreference.5 = 0.5\n", 12, "points.0.reference.5: is the same for all"),
         ("[limits]\nmax_nodes = 2\n", None, "limits.max_nodes = 2 is below rounds.min_nodes = 3"),
     ],
 )
@@ -115,9 +130,21 @@ def test_other_impossible_recipes_are_told(write: Write) -> None:
         ("reference = { first = 0.5 }\n" + BASE, "reference is a table of version = accuracy"),
         (BASE + "[grid]\nnodes = [3, 3]\n", "nodes 3 is in the recipe twice"),
         ("title = ", "not valid TOML"),
+        (BASE.replace("[4, 5]", "[4, 4]"), "a seed is in seeds twice"),
+        (BASE.replace("[4, 5]", "[-1]"), "seeds.0 = -1: input should be greater"),
+        (BASE.replace("rounds = 2", "rounds = 2\nmin_nodes = 4"), "min_nodes = 4 is more than"),
+        ("local_test = true\n" + BASE, "local_test needs shard.held_out"),
+        (BASE + '[shard]\npath = "a.csv"\n', "shard.path is of one node"),
+        (BASE + "[shard]\nof = 2\n", "shard.of is of one node"),
     ):
         with pytest.raises(ConfigError, match=says.replace(".", r"\.")):
             recipes.read(write(text))
+
+
+def test_a_manifest_has_its_own_seed(write: Write) -> None:
+    text = BASE + '[grid]\nshard.manifest = ["a.json", "b.json"]\n'
+    node = recipes.read(write(text))[1][1].recipe.node(1, Path(), None, 5)
+    assert (node.shard.manifest, node.shard.index, node.shard.seed) == (Path("b.json"), 1, 0)
 
 
 @pytest.mark.parametrize("name", recipes.bundled())
@@ -130,6 +157,16 @@ def test_a_recipe_that_comes_with_midge_is_whole(name: str) -> None:
     assert variants
 
 
+def test_a_folder_of_results_does_not_hide_the_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick").mkdir()
+    assert recipes.find("quick") == recipes.bundled()["quick"]
+
+
 def test_a_name_that_is_no_recipe_is_answered_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"no file reprot, and no recipe of that name: .*report"):
         recipes.find("reprot")
+    with pytest.raises(ConfigError, match=r"RECIPE: .* is a folder; name a file"):
+        recipes.find(".")

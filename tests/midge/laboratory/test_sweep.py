@@ -1,14 +1,18 @@
 """Sweeps: what a run gives, that interrupted ones go on and nothing is run twice."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from midge.laboratory import recipe as recipes
-from midge.laboratory import sweep, sweep_report
-from midge.laboratory.sweep import Job
+from midge.laboratory import sweep, sweep_command, sweep_report
+from midge.laboratory.sweep import Job, News
+from midge.simulation import Federation
+from shared import disk
 from shared.errors import ConfigError
 
 RECIPE = """title = "Words & <pictures>"
@@ -129,14 +133,24 @@ def test_what_is_done_is_not_run_again(source: Path, tmp_path: Path) -> None:
     assert sorted(news.job.key for news in told if news.row) == sorted(
         job.key for job in wanted[:3]
     )
+    assert set(sweep.done(tmp_path, wanted)) == {job.key for job in wanted[:3]}
+
+
+def test_a_line_that_a_power_cut_tore_is_left_out_and_ended(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = wanted = all_jobs(source)
+    found = [News(job, 3, 0.5, {"key": job.key}) for job in (first, second)]
+    monkeypatch.setattr(sweep, "_spread", lambda *_: iter(found[:1]))
+    list(sweep.run(wanted, tmp_path, None, 1))
     with (tmp_path / sweep.RESULTS).open("ab") as file:
-        file.write(b'{"key": "torn')  # as a power cut leaves it
-    rows = sweep.done(tmp_path, wanted)
-    assert set(rows) == {job.key for job in wanted[:3]}
-    list(sweep.run([job for job in wanted if job.key not in rows], tmp_path, None, 1))
-    assert len(sweep.done(tmp_path, wanted)) == 6
+        file.write(b'[]\n{"key": "torn')
+    assert set(sweep.done(tmp_path, wanted)) == {first.key}
+    monkeypatch.setattr(sweep, "_spread", lambda *_: iter(found[1:]))
+    list(sweep.run(wanted, tmp_path, None, 1))
+    assert set(sweep.done(tmp_path, wanted)) == {first.key, second.key}
     lines = (tmp_path / sweep.RESULTS).read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 7, "six runs and the torn line"
+    assert len(lines) == 4, "two runs, what is no row, and the torn line"
 
 
 @pytest.mark.timeout(120)
@@ -145,6 +159,57 @@ def test_a_worker_that_fails_ends_the_sweep_with_its_reason(source: Path, tmp_pa
     (tmp_path / "runs").write_text("in the way", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"run 'learning_rate 0\.1, seed 0': "):
         list(sweep.run([job], tmp_path, None, 1))
+
+
+def test_what_no_run_could_do_is_told_before_any_begins(source: Path) -> None:
+    for more, says in (
+        (
+            "[shard]\nmanifest = 'gone.json'",
+            "^learning_rate 0.1: shard.manifest: gone.json: cannot",
+        ),
+        ("[shard]\nrotation_deg = 5.0", "^learning_rate 0.1: .*nothing to turn"),
+        ("[[points]]\nshard.per_label = 10_000_000", "^per_label 10000000: .* is too many"),
+        ("[[points]]\ntask = 'nulls'", "^task 'nulls' is unknown"),
+    ):
+        source.write_text(f"{RECIPE}{more}\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match=says):
+            sweep.check(recipes.read(source)[1], 0, None)
+    source.write_text(RECIPE, encoding="utf-8")
+    sweep.check(recipes.read(source)[1], 0, None)
+
+
+def test_a_run_that_comes_to_no_end_is_told_as_failed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Federation.run
+    monkeypatch.setattr(Federation, "run", lambda self, until: run(self, 1.5, until))
+    row = sweep.perform(sweep.settings(all_jobs(source)[0], tmp_path, None), ignore)
+    assert "came to no end" in row["failure"]
+
+
+def test_no_two_sweeps_share_a_folder_at_a_time(source: Path, tmp_path: Path) -> None:
+    with (
+        disk.hold(tmp_path / "out"),
+        pytest.raises(ConfigError, match=r"--out: .*out is in use by another process"),
+    ):
+        sweep_command.perform(str(source), tmp_path / "out", 1, None, Console(quiet=True))
+
+
+def test_the_comparison_fits_80_columns(source: Path) -> None:
+    source.write_text(RECIPE.replace("0.3]", "0.3]\nserver.learning_rate = [1.0]"))
+    recipe, variants = recipes.read(source)
+    rows = {}
+    for job in sweep.jobs(variants, recipe.seeds):
+        rows[job.key] = row(job, [0.2, 0.6], cpu_seconds=1234.0)
+        rows[job.key]["rounds"][-1]["local_test_accuracy"] = 0.9
+    console = Console(width=80, record=True, file=io.StringIO())
+    sweep_command._show(recipe, sweep_report.outcomes(variants, recipe.seeds, rows), console)
+    shown = console.export_text()
+    assert shown.count("60.00% to 60.00%") == 3
+    assert shown.count("2 (2, 2)") == 3
+    for words in ("learning_rate", "global", "CPU s", "1234", "90.00%"):
+        assert words in shown
+    assert "…" not in shown
 
 
 def row(job: Job, accuracies: list[float], **more: object) -> dict[str, Any]:
@@ -205,7 +270,7 @@ def test_the_page_the_csv_and_the_pictures_are_made_from_the_rows(
     page = (tmp_path / "words.html").read_text(encoding="utf-8")
     assert "Words &amp; &lt;pictures&gt;" in page
     assert "&lt;b&gt;diverged" in page
-    assert "1 runs are still to come" in page
+    assert "Runs still to come: 1." in page
     assert page.count("data:image/png;base64,") == 3
     table = (tmp_path / "words.csv").read_text(encoding="utf-8").splitlines()
     assert table[0].startswith("run,variant,training.learning_rate,seed,version,global_test")

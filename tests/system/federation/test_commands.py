@@ -128,7 +128,7 @@ def test_an_unknown_setting_names_the_nearest_known_one(
 ) -> None:
     settings(place.home, "wrong.toml", "[broker]\nprot = 1883\n")
     error = refused(place.start([*command, "--config", "wrong.toml"]))
-    assert error == ("error: wrong.toml: broker.prot: unknown setting; did you mean broker.port?")
+    assert error == "error: wrong.toml:2: broker.prot: unknown setting; did you mean broker.port?"
 
 
 def test_an_unknown_variable_names_the_nearest_known_one(place: "Workplace") -> None:

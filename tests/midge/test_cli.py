@@ -1,0 +1,63 @@
+"""The front door: what every command says of itself, and how a full disk is told."""
+
+import errno
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from midge import cli
+
+COMMANDS = [
+    "demo",
+    "aggregator",
+    "node",
+    "status",
+    "predict",
+    "report",
+    "sweep",
+    "baseline",
+    "trace",
+    "data report",
+    "data partition",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does_and_gives_an_example(command: str) -> None:
+    shown = CliRunner().invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0
+    words = " ".join(shown.output.split())
+    assert "Usage: " in words
+    assert f" midge {command} " in words.partition("Example:")[2]
+
+
+def test_the_commands_stand_in_the_order_of_their_first_use() -> None:
+    lines = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "80"}).output.splitlines()
+    names = [line.strip("│ ").partition(" ")[0] for line in lines]
+    listed = [name for name in names if name in {*COMMANDS, "data"}]
+    assert listed == [*(name for name in COMMANDS if " " not in name), "data"]
+
+
+def test_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x.png")
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told == "error: runs/x.png: No space left on device; make room, and start it again\n"
+
+
+def test_any_other_failure_is_a_bug_and_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(sys, "argv", ["midge"])
+    with pytest.raises(OSError, match="Input/output"):
+        cli.main()
