@@ -42,7 +42,7 @@ bench: venv broker ## measure rounds, memory and the first demo, and print table
 
 # One folder for all recipes: what two of them have in common is run once.
 RECIPES := report best-in-15 mcmahan-iid mcmahan-non-iid iid-or-not learning-rate local-epochs \
-    batch-size nodes benchmarks/report-variants.toml
+    batch-size nodes benchmarks/report-variants.toml benchmarks/report-standardised.toml
 RESULTS ?= runs/results
 
 results: venv ## every figure of docs/results.md: hours; goes on where it was interrupted
