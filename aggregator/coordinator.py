@@ -18,9 +18,8 @@ must be on disk comes before the messages that rely on it. It reads no clock, op
 draws from a generator seeded by (seed, round).
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
@@ -41,6 +40,7 @@ from aggregator.events import (
 )
 from aggregator.intake import Intake, Reply, settled_receipt
 from aggregator.roster import Roster
+from aggregator.tally import REFUSALS_RECORDED, Tally
 from aggregator.voice import Meeting, Voice
 from aggregator.window import Window
 from shared import codec
@@ -64,19 +64,6 @@ Event = (
     Connected | Disconnected | Received | Refused | Stopping | Tick | Evaluated | EvaluationFailed
 )
 
-REFUSALS_RECORDED = 100
-"""Refusals that the journal names one by one between two versions; beyond that a peer could fill
-the disk."""
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Counts since the last version."""
-
-    bytes_up: int = 0
-    unreadable: int = 0
-    refused: int = 0
-
 
 class Coordinator:
     """One federation, going on from `checkpoint` with the next boot and the next term."""
@@ -99,7 +86,7 @@ class Coordinator:
         )
         self._roster = Roster(config.limits.max_nodes, config.rounds.gone_grace_s)
         self._bulletin = Bulletin()
-        self._tally = _Tally()
+        self._tally = Tally()
         self._offline_since: float | None = now
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
@@ -282,11 +269,11 @@ class Coordinator:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])
             window = self._window
-            if (
-                window
-                and reply.node in window.asked
-                and self._is_its_own(reply.node, reply.refused)
-            ):
+            # Of this round, by the node that was born here: not noise in its name.
+            its_own = reply.refused.round == self._round and self._roster.knows(
+                reply.node, reply.refused.state_id
+            )
+            if window and reply.node in window.asked and its_own:
                 window.refused[reply.node] = reply.receipt.reason
             self._tally.refused += 1
             if self._tally.refused <= REFUSALS_RECORDED:
@@ -300,15 +287,6 @@ class Coordinator:
                     )
                 )
         return effects
-
-    def _is_its_own(self, node: str, offer: Offer) -> bool:
-        """Whether an offer is that of this round by the node that was born here, and not noise
-        in its name.
-        """
-        born = self._roster.nodes.get(node)
-        return offer.round == self._round and (
-            born is not None and born.state.state_id == offer.state_id
-        )
 
     # Rounds
 
@@ -403,14 +381,14 @@ class Coordinator:
             missing=missing,
             counted=[one.entry() for one in counted],
             bytes_up=self._tally.bytes_up,
-            bytes_down=sum(_bytes_down(one.offer) for one in counted),
+            bytes_down=sum(one.bytes_down for one in counted),
             unreadable=self._tally.unreadable,
             refused=self._tally.refused,
             ledger_sha256=self._ledger.hex(),
         )
         self._closed = closed.entry
         self._window = None
-        self._tally = _Tally()
+        self._tally = Tally()
         self._unscored = self.config.evaluate
         late = self._answer(self._intake.renew(self._release))
         opened = self._open_next(now) if self._wanted else []
@@ -533,8 +511,3 @@ class Coordinator:
             loss=self._score.loss if self._score else None,
             bytes_up=self._tally.bytes_up,
         )
-
-
-def _bytes_down(offer: Offer) -> int:
-    """What the node says it received for this update; whatever it says, sums of it stay exact."""
-    return math.floor(min(max(offer.metrics.get("bytes_down", 0.0), 0.0), 2.0**40))

@@ -8,6 +8,7 @@ the same ledger.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ class Counted:
     node: str
     offer: Offer
     """Its header; `digest` is that of the packed delta. The body is not kept."""
+
+    @property
+    def bytes_down(self) -> int:
+        """What the node says it received for it; whatever it says, sums of it stay exact."""
+        return math.floor(min(max(self.offer.metrics.get("bytes_down", 0.0), 0.0), 2.0**40))
 
     def entry(self) -> dict[str, object]:
         """How the journal writes it down."""

@@ -113,6 +113,11 @@ class Roster:
         entry = self.nodes.get(node)
         return self._strangers_gone if entry is None else entry.presence == "gone"
 
+    def knows(self, node: str, state_id: str) -> bool:
+        """True when the node was born here with this state directory."""
+        entry = self.nodes.get(node)
+        return entry is not None and entry.state.state_id == state_id
+
     def declines(self, node: str) -> bool:
         """True when the node itself says that it will not train."""
         entry = self.nodes.get(node)

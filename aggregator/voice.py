@@ -3,14 +3,14 @@
 from collections.abc import Collection
 from enum import Enum
 
-from aggregator.config import Config, Training
+from aggregator.config import Config
 from aggregator.events import Publish, Subscribe
+from aggregator.plan import plan
 from aggregator.release import Release
 from shared import chunks, codec
-from shared.compression import EMPTY
 from shared.errors import PeerError
 from shared.events import Connected
-from shared.messages import AggregatorState, Manifest, Plan, Receipt
+from shared.messages import AggregatorState, Manifest, Receipt
 from shared.topics import Topics
 
 LAST_TERM = 2**53
@@ -77,22 +77,6 @@ class Voice:
         self, release: Release, round_: int, cohort: Collection[str], *, scores_only: bool = False
     ) -> Publish:
         """The head of a version for one round, with what the cohort is asked to do."""
-        training = self._config.training
-        plan = Plan(
-            task=self._config.task,
-            seed=self._config.seed,
-            epochs=0 if scores_only else training.epochs,
-            batch_size=training.batch_size,
-            learning_rate=learning_rate(training, release.version, self._config.rounds.rounds),
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            input_dropout=training.input_dropout,
-            input_shift=training.input_shift,
-            compression=EMPTY if scores_only else training.compression,
-            cohort=tuple(sorted(cohort)),
-            score=self._config.local_test,
-            deadline_s=self._config.rounds.deadline_s,
-        )
         manifest = Manifest(
             run=self._config.run,
             round=round_,
@@ -107,7 +91,7 @@ class Voice:
             count=chunks.count(len(release.body), self.chunk_bytes),
             digest=release.body_digest,
             model=release.model,
-            plan=plan,
+            plan=plan(self._config, release.version, cohort, scores_only=scores_only),
         )
         self._manifest = codec.encode(manifest)
         return Publish(self.topics.manifest, self._manifest, retain=True)
@@ -152,14 +136,3 @@ class Voice:
 
     def _slot(self, release: Release) -> int:
         return release.version % self._config.limits.keep_versions
-
-
-def learning_rate(training: Training, version: int, rounds: int) -> float:
-    """The rate for training on a version: it falls in equal steps over the last `last_rounds`
-    rounds.
-    """
-    steps = version - (rounds - training.last_rounds) + 1
-    if training.last_rounds == 0 or steps <= 0:
-        return training.learning_rate
-    fallen = min(steps / training.last_rounds, 1.0)
-    return training.learning_rate * (1 - fallen * (1 - training.last_rate_share))

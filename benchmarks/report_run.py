@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 
 from aggregator.config import Rounds
+from aggregator.plan import plan
 from benchmarks.setting import show
 from edge_node import samples
 from edge_node.events import Train, Trained
@@ -25,7 +26,6 @@ from midge.laboratory import sweep
 from midge.laboratory.recipe import Recipe, Variant
 from midge.laboratory.sweep import Job
 from shared import tasks
-from shared.messages import Plan
 from shared.params import Params
 
 
@@ -35,26 +35,16 @@ def bare(recipe: Recipe, rounds: int, seed: int) -> float:
     names = recipe.node_names()
     nodes = [recipe.node(index, Path(), None, seed) for index in range(recipe.nodes)]
     held = dict(zip(names, samples.load_all(nodes, task), strict=True))
-    training = recipe.training
-    plan = Plan(
-        task=recipe.task,
-        seed=seed,
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        momentum=training.momentum,
-        compression="none",
-        cohort=(),
-        deadline_s=0.0,
-    )
+    config = recipe.aggregator(Path(), None, seed)
     params = task.initial(seed)
     test = task.load("test", None)
     began = time.process_time()
     for number in range(1, rounds + 1):
+        asked = plan(config, number - 1, (), scores_only=False)
         total, weight = np.zeros(params.spec.size), 0
         for name in names:
             update = local_update(
-                task, held[name], name, Train(number, params, plan), lambda: False
+                task, held[name], name, Train(number, params, asked), lambda: False
             )
             if not isinstance(update, Trained):
                 raise TypeError(f"{name}: {update}")

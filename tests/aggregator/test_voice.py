@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from aggregator import release
-from aggregator.config import Config, Training
-from aggregator.voice import LAST_TERM, Meeting, Voice, learning_rate
+from aggregator.config import Config
+from aggregator.voice import LAST_TERM, Meeting, Voice
 from shared import chunks, codec
 from shared.events import Connected
 from shared.messages import AggregatorState, Chunk, Manifest
@@ -107,13 +107,3 @@ def test_a_cohort_that_is_as_large_as_may_be_fits_into_a_packet() -> None:
     names = [f"{number:x}".rjust(64, "n") for number in range(speaker.largest_cohort)]
     assert len(names) > 200
     assert len(speaker.manifest(RELEASE, 2**53, names).payload) <= speaker.chunk_bytes
-
-
-def test_the_learning_rate_falls_in_equal_steps_at_the_end() -> None:
-    training = Training(learning_rate=0.4, last_rounds=3, last_rate_share=0.25)
-    rates = [learning_rate(training, version, rounds=6) for version in range(8)]
-    assert rates == pytest.approx([0.4, 0.4, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
-    assert learning_rate(Training(learning_rate=0.4), 5, rounds=6) == 0.4
-    longer = training.model_copy(update={"last_rounds": 9})
-    assert learning_rate(longer, 5, rounds=6) == pytest.approx(0.1)
-    assert learning_rate(longer, 0, rounds=6) == pytest.approx(0.4 * (1 - 4 / 9 * 0.75))
