@@ -6,7 +6,7 @@ caller has the messages from `codec.decode`, which already enforced the limits o
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class InHand:
-    """The update is in the open window already: nothing to send."""
+    """The update is in the window already: nothing to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,13 @@ class Standing:
     open: bool
     """False once the run is over."""
     version: int
-    model: bytes
-    """Digest of the current parameters."""
+    bases: Mapping[int, bytes]
+    """The versions that an update may be trained on, with the digests of their parameters."""
     spec: Spec
     spec_digest: bytes
     compression: str
-    asked: Collection[str]
+    asked: Collection[str] | None
+    """Who was asked to train on this version; None: everybody is."""
     settled: Verdict | None
     """The node's last settled update."""
     in_hand: tuple[str, int] | None
@@ -82,13 +83,13 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
     """The first rule that the offer breaks; empty when it breaks none."""
     if not at.open:  # A3
         return "the run is over"
-    if offer.base_version < at.version:  # A4
+    if offer.base_version < min(at.bases):  # A4
         return f"stale: trained on version {offer.base_version}, now at {at.version}"
-    if offer.base_version > at.version or offer.base != at.model:  # A5
+    if at.bases.get(offer.base_version) != offer.base:  # A5
         return "foreign base: this aggregator does not hold the version it was trained on"
     if at.in_hand is not None:  # A6
         return "one update per node and round; another one is in hand already"
-    if node not in at.asked:  # A7
+    if at.asked is not None and node not in at.asked:  # A7
         return "not asked in this round"
     if offer.spec != at.spec_digest:  # A8
         return "wrong shapes: the tensors' names or shapes differ from the model's"

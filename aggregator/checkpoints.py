@@ -4,6 +4,7 @@ one is used.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from aggregator.events import Checkpoint
 from shared import codec, disk
 from shared.errors import PeerError
 from shared.messages import Verdict
-from shared.params import Params, Spec
+from shared.params import Floats, Params, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,14 @@ class _Stored:
     optimizer: Mapping[str, bytes]
     settled: Mapping[str, Verdict]
     ledger: bytes
+    bases: tuple[tuple[int, bytes], ...]
     closed: str
     """JSON."""
 
 
-def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint durably; of the older ones, `keep - 1` stay.
+def save(directory: Path, checkpoint: Checkpoint, keep: int, *, keep_first: bool = False) -> Path:
+    """Write a checkpoint durably; of the older ones `keep - 1` stay, and with `keep_first` the
+    oldest one.
 
     Newer ones are corrupt, else the run would have gone on from them: they do not count.
     """
@@ -64,14 +67,38 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
         },
         settled=checkpoint.settled,
         ledger=checkpoint.ledger,
+        bases=tuple(checkpoint.bases.items()),
         closed=json.dumps(dict(checkpoint.closed)),
     )
-    path = directory / f"checkpoint-{checkpoint.version:08d}"
+    path = _path(directory, checkpoint.version)
     disk.write_sealed(path, codec.encode(stored))
-    older = [file for file in _files(directory) if file.name < path.name]
-    for file in older[keep - 1 :]:
+    older = [file for file in files(directory) if file.name < path.name]
+    for file in older[keep - 1 : len(older) - keep_first]:
         file.unlink()
     return path
+
+
+def oldest(directory: Path) -> int:
+    """The oldest version of which there is a checkpoint."""
+    return min(int(path.name.removeprefix("checkpoint-")) for path in files(directory))
+
+
+def models(directory: Path, bases: Mapping[int, bytes]) -> dict[int, Floats]:
+    """The parameters of earlier versions, of those that are at hand and are what their digests
+    say.
+    """
+    found: dict[int, Floats] = {}
+    for version, digest in bases.items():
+        with suppress(FileNotFoundError, disk.CorruptFileError, PeerError):
+            params = read(_path(directory, version)).params
+            if params.digest == digest:
+                found[version] = params.flat
+    return found
+
+
+def read(path: Path) -> Checkpoint:
+    """One checkpoint. CorruptFileError, PeerError when it is none, or FileNotFoundError."""
+    return _restored(codec.decode(_Stored, disk.read_sealed(path)))
 
 
 def load(directory: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -79,15 +106,19 @@ def load(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     there is none.
     """
     problems: list[str] = []
-    for path in _files(directory):
+    for path in files(directory):
         try:
-            return _restored(codec.decode(_Stored, disk.read_sealed(path))), problems
+            return read(path), problems
         except (disk.CorruptFileError, PeerError) as error:
             problems.append(f"{path.name}: {error}")
     return None, problems
 
 
-def _files(directory: Path) -> list[Path]:
+def _path(directory: Path, version: int) -> Path:
+    return directory / f"checkpoint-{version:08d}"
+
+
+def files(directory: Path) -> list[Path]:
     """Newest version first."""
     return sorted(directory.glob("checkpoint-" + 8 * "[0-9]"), reverse=True)
 
@@ -111,5 +142,6 @@ def _restored(stored: _Stored) -> Checkpoint:
         },
         settled=stored.settled,
         ledger=stored.ledger,
+        bases=dict(stored.bases),
         closed=json.loads(stored.closed),
     )

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from aggregator.rules import FEWEST_BITS, grid_bits
+from aggregator.rules import FEWEST_BITS, STEPS, grid_bits
 from shared.config import Broker, Settings
 from shared.messages import MAX_NODES
 from shared.topics import RUN_NAME
@@ -18,12 +18,22 @@ class Rounds(Settings):
 
     rounds: int = Field(default=10, ge=0)
     """The run ends at this version; 0: it never ends."""
+    mode: Literal["synchronous", "buffered", "asynchronous"] = "synchronous"
+    """synchronous: a cohort is asked, and a version is made of its updates (FedAvg). buffered: anybody
+    trains, and `goal` updates make a version, stale ones weighing less (FedBuff). asynchronous: every
+    update is mixed into the model as it comes (FedAsync). See `[staleness]`."""
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the present nodes that is asked in a round (C in McMahan et al. 2017)."""
     count: int | None = Field(default=None, ge=1, le=MAX_NODES)
     """Asks a fixed number of nodes instead of a share."""
     goal: int | None = Field(default=None, ge=1, le=MAX_NODES)
-    """The window closes when so many updates are in; not set: when the whole cohort's are."""
+    """The window closes when so many updates are in; not set: when the whole cohort's are; buffered:
+    10, asynchronous: 1."""
+    max_staleness: int = Field(default=10, ge=0, le=1000)
+    """buffered, asynchronous: an update that was trained on a version further behind is refused."""
+    publish_every_s: float = Field(default=0.0, ge=0, le=3600)
+    """buffered, asynchronous: at least so many seconds between two versions, so that slow nodes can
+    finish a download; what comes meanwhile goes into the next one."""
     min_updates: int = Field(default=1, ge=1, le=MAX_NODES)
     """Below this the deadline makes no new version; what is at hand carries over."""
     min_nodes: int = Field(default=1, ge=1, le=MAX_NODES)
@@ -33,6 +43,34 @@ class Rounds(Settings):
     gone_grace_s: float = Field(default=2.0, ge=0, le=3600)
     """A node is gone so many seconds after its will, if it is not born again: Wi-Fi blips cost
     nothing."""
+
+    @property
+    def open(self) -> bool:
+        """Whether anybody may train at any time; else a cohort is asked."""
+        return self.mode != "synchronous"
+
+    @property
+    def staleness_limit(self) -> int:
+        """How many versions an update may be behind."""
+        return self.max_staleness if self.open else 0
+
+    @property
+    def open_goal(self) -> int:
+        """How many updates make a version when anybody may train."""
+        return self.goal or max(self.min_updates, 1 if self.mode == "asynchronous" else 10)
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> Self:
+        alien = ("fraction", "count") if self.open else ("publish_every_s", "max_staleness")
+        for name in alien:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} means nothing with mode = {self.mode}: leave it out")
+        if self.mode == "asynchronous" and self.open_goal != 1:
+            raise ValueError(
+                "asynchronous makes a version of every update: leave goal and min_updates out, or "
+                "set mode = buffered"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -49,6 +87,22 @@ class Rounds(Settings):
                 "raise the first or lower the second"
             )
         return self
+
+
+class Staleness(Settings):
+    """What an update is worth that is tau versions behind: s(tau), with s(0) = 1. Only for the modes
+    buffered and asynchronous.
+    """
+
+    weight: Literal["constant", "polynomial", "hinge"] = "polynomial"
+    """constant: 1. polynomial: (tau + 1)^-exponent. hinge: 1 up to `hinge_from`, then
+    1 / (hinge_slope * (tau - hinge_from) + 1). All three as in FedAsync (Xie et al. 2019)."""
+    exponent: float = Field(default=0.5, ge=0, le=10)
+    """0.5 makes 1 / sqrt(1 + tau), as in FedBuff."""
+    hinge_from: int = Field(default=4, ge=0, le=1000)
+    hinge_slope: float = Field(default=10.0, ge=0, le=1000)
+    mixing_rate: float = Field(default=0.6, gt=0, le=1)
+    """asynchronous: the share that an update's model has in the next version, before s(tau)."""
 
 
 class Training(Settings):
@@ -103,11 +157,20 @@ class Limits(Settings):
     inbox_bytes: int = Field(default=256 * 2**20, ge=2**20)
     """Messages that wait for the loop; what does not fit is dropped, counted and wanted again."""
     uploads_bytes: int = Field(default=128 * 2**20, ge=2**20)
-    """Updates in transfer at one time; further offers wait for their turn."""
+    """Updates in transfer at one time; further offers wait for their turn. A node has one at a time,
+    of just the bytes that the model's size makes."""
+    upload_idle_s: float = Field(default=300.0, gt=0, le=86_400)
+    """A transfer that brings nothing new for so long is forgotten; the node begins it anew."""
+    spool_bytes: int = Field(default=4 * 2**30, ge=2**20)
+    """Accepted updates of one version on disk; beyond, offers wait for the next version."""
+
+    def grid_bits(self, steps: int) -> int:
+        """Fractional bits of the exact mean, when weights are counted in 1/steps of a sample."""
+        return grid_bits(self.max_nodes, self.max_samples * steps, self.max_abs_delta)
 
     @model_validator(mode="after")
     def _fine_enough(self) -> Self:
-        if grid_bits(self.max_nodes, self.max_samples, self.max_abs_delta) < FEWEST_BITS:
+        if self.grid_bits(1) < FEWEST_BITS:
             raise ValueError(
                 "max_nodes * max_samples * max_abs_delta is too large for the exact mean: "
                 "lower one of them"
@@ -134,11 +197,19 @@ class Config(Settings):
     """The nodes score every version too, on what they hold out; a round after the last version asks
     for that alone."""
     seed: int = Field(default=0, ge=0, le=2**53)
+    durability: Literal["none", "process", "power"] = "process"
+    """What an accepted update outlives here before the node is told `stored`. process: this process,
+    the update is handed to the operating system. power: a power cut, it is synced to the disk. none:
+    nothing, updates stay in memory; the nodes keep them and send them once more."""
+    keep_updates: bool = False
+    """Keep every counted update, and the checkpoint that they start from, for `midge replay`. Nothing
+    is cleared away then: plan for nodes x rounds x the size of an update."""
     takeover: bool = False
     """Lead a run that another aggregator led before; without it, finding one ends this
     aggregator."""
     broker: Broker = Broker()
     rounds: Rounds = Rounds()
+    staleness: Staleness = Staleness()
     training: Training = Training()
     server: Server = Server()
     limits: Limits = Limits()
@@ -148,6 +219,17 @@ class Config(Settings):
         if self.training.last_rounds and not self.rounds.rounds:
             raise ValueError(
                 "training.last_rounds needs an end of the run: set rounds.rounds, or leave it out"
+            )
+        if self.rounds.open:
+            self._fits_open_mode()
+        elif self.staleness != Staleness():
+            raise ValueError(
+                "[staleness] means nothing with mode = synchronous: leave it out, or set "
+                'rounds.mode = "buffered"'
+            )
+        if self.keep_updates and self.durability == "none":
+            raise ValueError(
+                "keep_updates needs the updates on disk: set durability = process, or leave it out"
             )
         if self.limits.max_nodes < self.rounds.min_nodes:
             raise ValueError(
@@ -162,3 +244,36 @@ class Config(Settings):
                 "raise the first or lower the second"
             )
         return self
+
+    def _fits_open_mode(self) -> None:
+        """ValueError for what goes with a cohort only."""
+        rounds = self.rounds
+        if self.local_test:
+            raise ValueError(
+                "local_test compares scores of one version, so it needs rounds.mode = synchronous"
+            )
+        if rounds.mode == "asynchronous" and self.server != Server():
+            raise ValueError(
+                "[server] has no part in mode = asynchronous, staleness.mixing_rate has: leave it out"
+            )
+        if rounds.mode == "buffered" and self.limits.grid_bits(STEPS) < FEWEST_BITS:
+            raise ValueError(
+                "max_nodes * max_samples * max_abs_delta is too large for the exact mean with "
+                f"weights of 1/{STEPS} sample: lower one of them"
+            )
+        if rounds.open_goal > self.limits.max_nodes:
+            raise ValueError(
+                f"limits.max_nodes = {self.limits.max_nodes} is below "
+                f"rounds.goal = {rounds.open_goal}: a node gives one update to a version; "
+                "raise the first or lower the second"
+            )
+
+
+def recipe(config: Config) -> dict[str, object]:
+    """The settings that make a model of a ledger, for the journal: `midge replay` reads them."""
+    return {
+        "mode": config.rounds.mode,
+        "staleness": config.staleness.model_dump(),
+        "server": config.server.model_dump(),
+        "limits": config.limits.model_dump(include={"max_nodes", "max_samples", "max_abs_delta"}),
+    }

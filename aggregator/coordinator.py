@@ -1,7 +1,7 @@
 """The aggregator's machine: who is in, what is open, when a window closes.
 
 Theory of operation. A *round* runs from one manifest to the next. Its *window* asks a cohort for
-updates against the current version, and folds each into the exact mean as it arrives. It closes
+updates against the current version, and folds each into the exact mean once it is on disk. It closes
 
 - when `goal` updates are in,
 - or early, when every member that is missing is gone or has declined, and at least `min_updates`
@@ -9,36 +9,44 @@ updates against the current version, and folds each into the exact mean as it ar
 - or at its deadline. Below `min_updates` the version stays, what is in hand carries over to the
   next round on the same version, and only the missing are asked again.
 
+Synchronous, buffered and asynchronous are this one machine. In the latter two (`rounds.open`) the
+cohort is everybody who is here, updates may be some versions behind, and the window does not close
+before `publish_every_s` is over. Below `min_updates` it just stays open.
+
 No window opens while fewer than `min_nodes` are present. A window's clock stands still while the
-link to the broker is down. A restart takes up the open round with the same cohort, its whole
-deadline and a higher term.
+link to the broker is down. A restart takes up the open round with the same cohort, the updates that
+the spool kept, its whole deadline and a higher term.
 
 The machine is pure: `handle(event, now)` gives the effects to perform, in order; an effect that
 must be on disk comes before the messages that rely on it. It reads no clock, opens no file, and
 draws from a generator seeded by (seed, round).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
 
-from aggregator import ledger, local_test, optimizers, release, rules, selection
+from aggregator import ledger, local_test, release, selection, step
 from aggregator.bulletin import Bulletin
-from aggregator.config import Config
+from aggregator.config import Config, recipe
 from aggregator.events import (
     Checkpoint,
     Effect,
     Evaluate,
     Evaluated,
     EvaluationFailed,
+    InboxDropped,
     Publish,
     Record,
+    Recovered,
     Save,
+    Spool,
+    Spooled,
     Stop,
 )
-from aggregator.intake import Intake, Reply, settled_receipt
+from aggregator.intake import Answer, Intake, Reply, settled_receipt
 from aggregator.roster import Roster
 from aggregator.tally import REFUSALS_RECORDED, Tally
 from aggregator.voice import Meeting, Voice
@@ -57,18 +65,36 @@ from shared.messages import (
     Receipt,
     Verdict,
 )
-from shared.params import Params
-from shared.topics import Upward
+from shared.params import Floats
+from shared.topics import BROKER_DROPPED, Upward
 
 Event = (
-    Connected | Disconnected | Received | Refused | Stopping | Tick | Evaluated | EvaluationFailed
+    Connected
+    | Disconnected
+    | Received
+    | Refused
+    | Stopping
+    | Tick
+    | Recovered
+    | Spooled
+    | InboxDropped
+    | Evaluated
+    | EvaluationFailed
 )
 
 
 class Coordinator:
-    """One federation, going on from `checkpoint` with the next boot and the next term."""
+    """One federation, going on from `checkpoint` with the next boot and the next term. `models` has
+    the parameters of earlier versions, for asynchronous mode.
+    """
 
-    def __init__(self, config: Config, checkpoint: Checkpoint, now: float) -> None:
+    def __init__(
+        self,
+        config: Config,
+        checkpoint: Checkpoint,
+        now: float,
+        models: Mapping[int, Floats] | None = None,
+    ) -> None:
         self.config = config
         boot = checkpoint.boot + 1
         # After a fallback to an older checkpoint its term is behind; the boots are counted apart.
@@ -77,16 +103,16 @@ class Coordinator:
         self._ledger = checkpoint.ledger
         self._closed = checkpoint.closed
         self._release = release.make(checkpoint.version, checkpoint.params, checkpoint.settled)
-        server = config.server
-        self._optimizer = optimizers.named(server.optimizer, server.learning_rate, server.momentum)
+        self._optimizer = step.optimizer(config.server)
         parameters = checkpoint.params.spec.size
         self._optimizer_state = checkpoint.optimizer or self._optimizer.init(parameters)
         self._intake = Intake(
-            self._release, config.limits, config.training.compression, checkpoint.settled
+            self._release, config, checkpoint.settled, checkpoint.bases, models or {}
         )
         self._roster = Roster(config.limits.max_nodes, config.rounds.gone_grace_s)
         self._bulletin = Bulletin()
         self._tally = Tally()
+        self._broker_dropped: int | None = None
         self._offline_since: float | None = now
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
@@ -108,7 +134,8 @@ class Coordinator:
         if self._offline_since is None:
             for node in self._roster.expire(now):
                 self._bulletin.changed()
-                effects += self._answer(self._intake.drop(node))
+                effects += self._answer(self._intake.drop(node, now))
+            effects += self._answer(self._intake.expire(now))
             effects += self._advance(now)
         return effects + self._tell(now)
 
@@ -119,11 +146,12 @@ class Coordinator:
         times = [self._bulletin.next_deadline()]
         if self._offline_since is None:
             times.append(self._roster.next_deadline())
-            times.append(self._window.deadline_at if self._window else None)
+            times.append(self._intake.next_deadline())
+            times.append(self._window.next_deadline() if self._window else None)
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> Checkpoint:
-        """What a successor needs; updates in hand are not in it, their nodes offer them again."""
+        """What a successor needs beside the updates in hand, which are in the spool."""
         window = self._window
         return Checkpoint(
             run=self.config.run,
@@ -140,8 +168,14 @@ class Coordinator:
             optimizer=self._optimizer_state,
             settled=dict(self._intake.settled),
             ledger=self._ledger,
+            bases=self._intake.bases,
             closed=self._closed,
         )
+
+    def in_trouble(self, trouble: str, now: float) -> tuple[str, bytes]:
+        """Topic and payload of the state while the shell cannot go on; retained."""
+        state = replace(self._state(now), trouble=trouble[:200], window=None)
+        return self.voice.topics.aggregator_state, codec.encode_json(state)
 
     def last_words(self, now: float) -> tuple[str, bytes]:
         """Topic and payload of a clean end: how far the run came."""
@@ -165,6 +199,15 @@ class Coordinator:
                 return [Save(self.snapshot()), self._record("stopped"), *self._stop()]
             case Received(topic, payload):
                 return self._on_received(topic, payload, now)
+            case Recovered(kept):
+                self._intake.recover(kept)
+                return []
+            case Spooled():
+                return self._answer(self._intake.spooled())
+            case InboxDropped(messages):
+                self._tally.dropped_here += messages
+                self._bulletin.changed()
+                return [self._record("inbox_dropped", messages=messages)]
             case Evaluated() | EvaluationFailed():
                 return self._on_evaluated(event)
             case Tick():
@@ -174,7 +217,7 @@ class Coordinator:
 
     def _on_connected(self, event: Connected, now: float) -> list[Effect]:
         if self._window is not None and self._offline_since is not None:
-            self._window.deadline_at += now - self._offline_since
+            self._window.put_off(now - self._offline_since)
         self._offline_since = None
         self._roster.doubt_all(now)
         self._bulletin.all_new()
@@ -188,7 +231,11 @@ class Coordinator:
             self._begun = True
             effects.append(
                 self._record(
-                    "started", task=self.config.task, seed=self.config.seed, boot=self.voice.boot
+                    "started",
+                    task=self.config.task,
+                    seed=self.config.seed,
+                    boot=self.voice.boot,
+                    recipe=recipe(self.config),
                 )
             )
             if self.config.evaluate:
@@ -198,13 +245,15 @@ class Coordinator:
     def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
         if topic == self.voice.topics.manifest:
             return self._on_manifest(payload)
+        if topic == BROKER_DROPPED:
+            return self._on_broker_dropped(payload)
         where = self.voice.topics.parse_upward(topic)
         if where is None:
             return []
         try:
             if where.kind == "state":
                 return self._on_state(where.node, codec.decode_json(NodeState, payload), now)
-            return self._on_update(where, payload)
+            return self._on_update(where, payload, now)
         except PeerError as error:
             self._tally.unreadable += 1
             return [
@@ -229,6 +278,20 @@ class Coordinator:
                     "stop that one and set takeover = true, or choose another run name"
                 )
 
+    def _on_broker_dropped(self, payload: bytes) -> list[Effect]:
+        """The broker's counter of messages that it had no room for; what it had before we came is
+        not our trouble.
+        """
+        if not payload.isdigit() or len(payload) > len(str(2**53)):
+            return []
+        before, self._broker_dropped = self._broker_dropped, int(payload)
+        if before is None or self._broker_dropped <= before:
+            return []
+        messages = self._broker_dropped - before
+        self._tally.dropped_by_broker += messages
+        self._bulletin.changed()
+        return [self._record("broker_dropped", messages=messages)]
+
     def _on_state(self, node: str, state: NodeState, now: float) -> list[Effect]:
         self._bulletin.changed()
         if not self._roster.heard(node, state, now):
@@ -251,18 +314,21 @@ class Coordinator:
             )
         ]
 
-    def _on_update(self, where: Upward, payload: bytes) -> list[Effect]:
+    def _on_update(self, where: Upward, payload: bytes, now: float) -> list[Effect]:
         self._tally.bytes_up += len(payload)
         if where.node not in self._roster.nodes:
             raise PeerError("no birth of this node was seen")
         if where.kind == "offer":
-            return self._answer(self._intake.offer(where.node, codec.decode(Offer, payload)))
-        return self._answer(self._intake.chunk(where.node, codec.decode(Chunk, payload)))
+            return self._answer(self._intake.offer(where.node, codec.decode(Offer, payload), now))
+        return self._answer(self._intake.chunk(where.node, codec.decode(Chunk, payload), now))
 
-    def _answer(self, replies: list[Reply]) -> list[Effect]:
-        """Send the receipts; write refusals down, up to a limit."""
+    def _answer(self, answers: Sequence[Answer]) -> list[Effect]:
+        """Spool what is to be kept, send the receipts; write refusals down, up to a limit."""
         effects: list[Effect] = []
-        for reply in replies:
+        for reply in answers:
+            if not isinstance(reply, Reply):
+                effects.append(Spool(reply))
+                continue
             effects.append(self.voice.receipt(reply.node, reply.receipt))
             self._bulletin.changed()
             if reply.refused is None:
@@ -283,6 +349,7 @@ class Coordinator:
                         node=reply.node,
                         update=ledger.update_name(reply.refused),
                         base_version=reply.refused.base_version,
+                        staleness=max(0, self._release.version - reply.refused.base_version),
                         reason=reply.receipt.reason,
                     )
                 )
@@ -310,13 +377,23 @@ class Coordinator:
             return []
         effects: list[Effect] = []
         if self._window is not None:
-            effects += self._stand_in(self._window)
+            if self.config.rounds.open:
+                present = self._roster.present(self.config.task)
+                self._window.ask_all({*present, *self._intake.in_hand}, self._roster)
+            else:
+                effects += self._stand_in(self._window)
             effects += self._close_if_due(now)
         if self._window is None and self._wanted and (opened := self._open_next(now)):
             effects += [Save(self.snapshot()), *opened]
             effects += self._close_if_due(now)  # enough may have come while no window was open
         self._intake.open = not self._finished or self._window is not None
-        if self._finished and self._window is None and not self._unscored:
+        scores_may_come = self._closing and self._roster.unsure
+        if (
+            self._finished
+            and self._window is None
+            and not self._unscored
+            and not scores_may_come
+        ):
             effects.append(self._record("finished", version=self._release.version))
             self._bulletin.all_new()
             effects += self._tell(now)
@@ -337,16 +414,19 @@ class Coordinator:
 
     def _close_if_due(self, now: float) -> list[Effect]:
         window, in_hand = self._window, self._intake.in_hand
-        if window is None:
-            return []
+        if window is None or self._intake.pending:
+            return []  # what is on its way to the disk belongs to this version
         why = window.due(in_hand, self._least, self._roster, now)
         if why is None:
             return []
         if self._finished:
-            return self._end_scoring()
+            return self._end_scoring(now)
         if why != "below quorum":
             return self._flush(window, why, now)
-        self._window = None
+        if self.config.rounds.open:
+            window.deadline_at = now + self.config.rounds.deadline_s
+        else:
+            self._window = None
         self._bulletin.changed()
         return [
             self._record(
@@ -359,15 +439,13 @@ class Coordinator:
 
     def _flush(self, window: Window, why: str, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""
-        counted = [one for _, one in sorted(self._intake.in_hand.items())]
+        counted = self._intake.counted()
         missing = window.why_missing(self._intake.in_hand, self._roster)
         version = self._release.version + 1
         scores = self._local_test()
-        self._optimizer_state, step = self._optimizer.apply(
-            self._optimizer_state, rules.mean(self._intake.sum)
+        params, self._optimizer_state = step.step(
+            self._release.params, self._intake.sum, self._optimizer, self._optimizer_state
         )
-        before = self._release.params
-        params = Params(before.spec, (before.flat.astype(np.float64) + step).astype(np.float32))
         self._ledger = ledger.chain(self._ledger, version, counted)
         verdicts = self._intake.count(version)
         for node, verdict in verdicts.items():
@@ -384,13 +462,15 @@ class Coordinator:
             bytes_down=sum(one.bytes_down for one in counted),
             unreadable=self._tally.unreadable,
             refused=self._tally.refused,
+            dropped_here=self._tally.dropped_here,
+            dropped_by_broker=self._tally.dropped_by_broker,
             ledger_sha256=self._ledger.hex(),
         )
         self._closed = closed.entry
         self._window = None
         self._tally = Tally()
         self._unscored = self.config.evaluate
-        late = self._answer(self._intake.renew(self._release))
+        late = self._answer(self._intake.renew(self._release, now))
         opened = self._open_next(now) if self._wanted else []
         return [
             *scores,  # first: a crash would lose them, and told twice they are the same
@@ -403,12 +483,12 @@ class Coordinator:
             *([Evaluate(version, params)] if self.config.evaluate else []),
         ]
 
-    def _end_scoring(self) -> list[Effect]:
+    def _end_scoring(self, now: float) -> list[Effect]:
         """Take the nodes' scores of the last version; there is no other version to be made."""
         self._closing = False
         self._window = None
         verdicts, scores = self._intake.count(self._release.version), self._local_test()
-        late = self._answer(self._intake.renew(self._release))
+        late = self._answer(self._intake.renew(self._release, now))
         return [
             *scores,
             Save(self.snapshot()),
@@ -433,6 +513,8 @@ class Coordinator:
         settings = self.config.rounds
         in_hand = set(self._intake.in_hand)
         present = set(self._roster.present(self.config.task))
+        if settings.open:
+            return self._open_to_all(present, now)
         size, goal, needed = len(present), None, 1  # for scores alone: everybody who is here
         if not self._finished:
             size = selection.cohort_size(len(present | in_hand), settings.fraction, settings.count)
@@ -452,19 +534,35 @@ class Coordinator:
             self._publish_manifest(),
         ]
 
+    def _open_to_all(self, present: set[str], now: float) -> list[Effect]:
+        """Open a window in which anybody may train, on this version or a recent one."""
+        if len(present) < self.config.rounds.min_nodes:
+            return []
+        self._round += 1
+        self._open(present, self.config.rounds.open_goal, set(), now)
+        return [self._record("round", cohort=[], carried=[]), self._publish_manifest()]
+
     def _open(self, asked: set[str], goal: int, bystanders: set[str], now: float) -> None:
-        closes_at = now + self.config.rounds.deadline_s
-        self._intake.compression = EMPTY if self._finished else self.config.training.compression
-        self._window = Window(asked, goal, now, closes_at, bystanders)
+        rounds = self.config.rounds
+        packing: str = self.config.training.compression
+        self._intake.compression = EMPTY if self._finished else packing
+        self._window = Window(asked, goal, now, now + rounds.deadline_s, bystanders)
+        if rounds.publish_every_s:
+            self._window.not_before = now + rounds.publish_every_s
         self._intake.asked |= asked
         self._bulletin.changed()
 
     # What goes out
 
     def _publish_manifest(self) -> Publish:
-        cohort = self._window.missing(self._intake.in_hand) if self._window else ()
-        scores_only = self._finished and self._window is not None
-        return self.voice.manifest(self._release, self._round, cohort, scores_only=scores_only)
+        window, open_ = self._window, self.config.rounds.open
+        return self.voice.manifest(
+            self._release,
+            self._round,
+            window.missing(self._intake.in_hand) if window and not open_ else (),
+            scores_only=self._finished and window is not None,
+            open_=open_ and window is not None,
+        )
 
     def _record(self, event: str, **entry: object) -> Record:
         head = {
@@ -510,4 +608,5 @@ class Coordinator:
             accuracy=self._score.accuracy if self._score else None,
             loss=self._score.loss if self._score else None,
             bytes_up=self._tally.bytes_up,
+            trouble=self._tally.trouble[:200],
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from shared.messages import Verdict
+from shared.messages import Offer, Verdict
 from shared.params import Params
 
 # Events; those of the link are in shared.events
@@ -29,6 +29,25 @@ class EvaluationFailed:
 
     version: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Everything that was to be spooled until now is on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the spool kept of the version that the checkpoint is of; before the first connection."""
+
+    kept: "Kept"
+
+
+@dataclass(frozen=True, slots=True)
+class InboxDropped:
+    """The inbox had no room for so many messages since the last event of this kind."""
+
+    messages: int
 
 
 # Effects
@@ -58,6 +77,13 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class Spool:
+    """Put an update on disk; with others of the same moment it ends in one Spooled."""
+
+    kept: "Kept"
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Append one entry to the journal; the shell adds the wall clock."""
 
@@ -79,7 +105,20 @@ class Stop:
     failure: str = ""
 
 
-Effect = Subscribe | Publish | Save | Record | Evaluate | Stop
+Effect = Subscribe | Publish | Save | Spool | Record | Evaluate | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An update as the spool keeps it (`spool.py`): accepted with its body, or refused."""
+
+    node: str
+    offer: Offer
+    """Its `body` is None: the body is beside it."""
+    body: bytes | bytearray | None
+    """None: refused."""
+    reason: str = ""
+    """Of a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +146,7 @@ class Checkpoint:
     """Per node the last update that was settled."""
     ledger: bytes = bytes(32)
     """Hash chain over what was counted, version by version."""
+    bases: Mapping[int, bytes] = field(default_factory=dict)
+    """Earlier versions that updates may be trained on, with the digests of their parameters."""
     closed: Mapping[str, object] = field(default_factory=dict)
     """The journal's entry on this version: a crash may come before it is in the journal."""

@@ -1,20 +1,29 @@
-"""Updates on their way in: offered, wanted, checked, folded, settled. Pure.
+"""Updates from the offer to the verdict: judged, sent, checked, spooled, folded, settled. Pure.
 
-Bounded in bytes: an offer beyond `uploads_bytes` waits until others have finished, so a fleet that
-answers at once does not need a fleet's worth of memory. What is folded exists only in the sum; the
+What is accepted or refused goes to the spool first (`Kept`), and only when that is on disk
+(`spooled`) it is folded and the node is told. What is folded exists only in the sum and on disk; the
 header stays for the ledger.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from aggregator import admission, rules
-from aggregator.config import Limits
+import numpy as np
+
+from aggregator import admission, rules, staleness
+from aggregator.config import Config
+from aggregator.events import Kept
 from aggregator.ledger import Counted
 from aggregator.release import Release
-from shared.chunks import Assembly, to_bitmap
+from aggregator.uploads import Uploads
+from shared.chunks import to_bitmap
 from shared.errors import PeerError
 from shared.messages import MAX_NODES, Chunk, Offer, Receipt, Verdict
+from shared.params import Floats
+
+MOST_REFUSALS = 10_000
+"""Refusals that are remembered between two versions; beyond that a peer could fill the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,73 +35,119 @@ class Reply:
     refused: Offer | None = None
 
 
-@dataclass(slots=True)
-class _Upload:
-    offer: Offer
-    assembly: Assembly
+Answer = Reply | Kept
+"""What follows from a message: something to say, or something to put on disk first."""
 
 
 class Intake:
-    """The updates against one release, and the last verdict of every node."""
+    """The updates for the next version, and the last verdict of every node."""
 
     def __init__(
-        self, release: Release, limits: Limits, compression: str, settled: Mapping[str, Verdict]
+        self,
+        release: Release,
+        config: Config,
+        settled: Mapping[str, Verdict],
+        bases: Mapping[int, bytes],
+        models: Mapping[int, Floats],
     ) -> None:
+        """`bases` names earlier versions that updates may be trained on, `models` has their
+        parameters; only asynchronous mode needs these.
+        """
         self.settled = dict(settled)
         self.in_hand: dict[str, Counted] = {}
+        """In the order in which they were folded."""
         self.asked: set[str] = set()
         """Everyone who was asked to train on this version, in whichever round."""
         self.open = True
         """False once the run is over."""
-        self.compression = compression
+        self.compression: str = config.training.compression
         """What the plan asks for."""
+        self.sum: rules.Sum | rules.Mix
         self._release = release
-        self._limits = limits
-        self._bits = rules.grid_bits(limits.max_nodes, limits.max_samples, limits.max_abs_delta)
-        self.sum = rules.empty_sum(release.params.spec.size, self._bits)
-        self._uploads: dict[str, _Upload] = {}
-        self._waiting: dict[str, Offer] = {}
+        self._rounds = config.rounds
+        self._limits = config.limits
+        self._staleness = config.staleness
+        self._steps = rules.STEPS if config.rounds.open else 1
+        self._done: Literal["want", "stored"] = "want" if config.durability == "none" else "stored"
+        mixing = config.rounds.mode == "asynchronous"
+        self._models: dict[int, Floats] | None = dict(models) if mixing else None
+        self._bases = {
+            version: base for version, base in bases.items() if not mixing or version in models
+        }
+        self._uploads = Uploads(config.limits)
+        self._pending: dict[str, tuple[Kept, Floats | None]] = {}
+        """On their way to the disk; of a refusal there is no delta. One a node."""
+        self._bytes = 0
+        self._refusals = 0
+        self._begin(release)
 
-    def offer(self, node: str, offer: Offer) -> list[Reply]:
+    # From the offer to the disk
+
+    def offer(self, node: str, offer: Offer, now: float) -> list[Answer]:
         """Judge an offer; say what should be sent, or how it ended."""
-        held = self.in_hand.get(node)
-        standing = admission.Standing(
-            open=self.open,
-            version=self._release.version,
-            model=self._release.model,
-            spec=self._release.params.spec,
-            spec_digest=self._release.spec_digest,
-            compression=self.compression,
-            asked=self.asked,
-            settled=self.settled.get(node),
-            in_hand=(held.offer.state_id, held.offer.counter) if held else None,
-        )
-        match admission.judge(node, offer, standing, self._limits):
+        if node in self._pending:
+            return []  # the disk answers in a moment; then what this offers is judged again
+        match admission.judge(node, offer, self._standing(node), self._limits):
             case admission.Settled(verdict):
                 return [Reply(node, settled_receipt(verdict))]
             case admission.InHand():
-                return [_want(node, offer, [])]
+                return [self._all_here(node, offer)]
             case admission.Rejected(reason):
                 return [self._refuse(node, offer, reason)]
             case admission.Welcome():
-                return self._welcome(node, offer)
+                return self._welcome(node, offer, now)
 
-    def chunk(self, node: str, chunk: Chunk) -> list[Reply]:
-        """Take a chunk; PeerError when it does not fit the node's offer. Without an offer it is
-        too late for it.
-        """
-        upload = self._uploads.get(node)
-        if upload is None or chunk.of != upload.assembly.of:
+    def chunk(self, node: str, chunk: Chunk, now: float) -> list[Answer]:
+        """Take a chunk; PeerError when it does not fit the node's offer."""
+        upload = self._uploads.add(node, chunk, now)
+        if upload is None:
             return []
-        upload.assembly.add(chunk)
-        if not upload.assembly.complete:
-            return []
-        return [self._take(node, upload.offer, upload.assembly.body()), *self._next()]
+        if upload.assembly.complete:
+            taken = self._take(node, upload.offer, upload.assembly.body())
+            return [taken, *self._next(now)]
+        return [] if upload.asked else [_want(node, upload.offer, upload.ask())]
 
-    def drop(self, node: str) -> list[Reply]:
+    def drop(self, node: str, now: float) -> list[Answer]:
         """Forget what a node was sending; others may have their turn now."""
-        self._forget(node)
-        return self._next()
+        self._uploads.drop(node)
+        return self._next(now)
+
+    def expire(self, now: float) -> list[Answer]:
+        """Forget transfers that stand still."""
+        return self._next(now) if self._uploads.expire(now) else []
+
+    def next_deadline(self) -> float | None:
+        """When a transfer that stands still is forgotten."""
+        return self._uploads.next_deadline()
+
+    # From the disk to the verdict
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is on its way to the disk."""
+        return bool(self._pending)
+
+    def spooled(self) -> list[Reply]:
+        """What was on its way to the disk is there: fold it, tell the nodes."""
+        done, self._pending = self._pending, {}
+        return [self._conclude(kept, delta) for kept, delta in done.values()]
+
+    def recover(self, kept: Kept) -> None:
+        """Take what the spool kept over a restart as it was taken before; what does not fit other
+        settings is refused.
+        """
+        if kept.node in self.in_hand:
+            return
+        delta = None
+        if kept.body is not None:
+            try:
+                if self._bases.get(kept.offer.base_version) != kept.offer.base:
+                    raise PeerError("this aggregator lost the version it was trained on")
+                size = self._release.params.spec.size
+                delta = admission.unpack(kept.offer, kept.body, size, self._limits)
+            except PeerError as error:
+                kept = replace(kept, body=None, reason=str(error))
+        self._conclude(kept, delta)
 
     def settle(self, node: str, verdict: Verdict) -> None:
         """Remember a node's last verdict; beyond the most nodes there can be, the oldest is
@@ -103,70 +158,142 @@ class Intake:
         if len(self.settled) > MAX_NODES:
             del self.settled[next(iter(self.settled))]
 
+    def counted(self) -> list[Counted]:
+        """What the next version is made of, as the ledger has it: by node, or in the order in which
+        it was mixed in.
+        """
+        if isinstance(self.sum, rules.Mix):
+            return list(self.in_hand.values())
+        return [one for _, one in sorted(self.in_hand.items())]
+
     def count(self, version: int) -> dict[str, Verdict]:
         """Settle all that is in hand as counted in a version; gives the verdicts by node."""
         for node, one in sorted(self.in_hand.items()):
             self.settle(node, Verdict(one.offer.state_id, one.offer.counter, version, ""))
         return {node: self.settled[node] for node in sorted(self.in_hand)}
 
-    def renew(self, release: Release) -> list[Reply]:
-        """Start on a new version: whatever was not finished is late."""
-        unfinished = {node: upload.offer for node, upload in self._uploads.items()} | self._waiting
-        self._release = release
-        self.sum = rules.empty_sum(release.params.spec.size, self._bits)
-        self.in_hand = {}
+    def renew(self, release: Release, now: float) -> list[Answer]:
+        """Start on a new version: what was not finished and is too stale for it is late."""
+        self._begin(release)
         self.asked = set()
-        reason = f"late: version {release.version} is out"
-        return [self._refuse(node, offer, reason) for node, offer in unfinished.items()]
+        answers: list[Answer] = []
+        for node, offer in self._uploads.unfinished().items():
+            if offer.base_version in self._bases:
+                continue
+            answers.append(self._refuse(node, offer, f"late: version {release.version} is out"))
+        return answers + self._next(now)
 
-    def _welcome(self, node: str, offer: Offer) -> list[Reply]:
+    # Inside
+
+    def _begin(self, release: Release) -> None:
+        params, limit = release.params, self._rounds.staleness_limit
+        self._release = release
+        self._bases[release.version] = release.model
+        self._bases = {
+            version: base
+            for version, base in sorted(self._bases.items())
+            if release.version - limit <= version <= release.version
+        }
+        if self._models is None:
+            bits = self._limits.grid_bits(self._steps)
+            self.sum = rules.empty_sum(params.spec.size, bits)
+        else:
+            self._models[release.version] = params.flat
+            self._models = {version: self._models[version] for version in self._bases}
+            self.sum = rules.Mix(params.flat.astype(np.float64))
+        self.in_hand = {}
+        self._bytes = 0
+        self._refusals = 0
+
+    @property
+    def bases(self) -> dict[int, bytes]:
+        """The versions that updates may be trained on, with the digests of their parameters."""
+        return dict(self._bases)
+
+    def _standing(self, node: str) -> admission.Standing:
+        held = self.in_hand.get(node)
+        return admission.Standing(
+            open=self.open,
+            version=self._release.version,
+            bases=self._bases,
+            spec=self._release.params.spec,
+            spec_digest=self._release.spec_digest,
+            compression=self.compression,
+            asked=None if self._rounds.open else self.asked,
+            settled=self.settled.get(node),
+            in_hand=(held.offer.state_id, held.offer.counter) if held else None,
+        )
+
+    def _welcome(self, node: str, offer: Offer, now: float) -> list[Answer]:
+        if not self._has_room(offer):
+            self._uploads.wait(node, offer)
+            return []
         if offer.body is not None:
             return [self._take(node, offer, offer.body)]
-        upload = self._uploads.get(node)
-        if upload is None or _cut(upload.offer) != _cut(offer):
-            self._forget(node)
-            if not self._fits(offer):
-                self._waiting[node] = offer
-                return []
-            upload = _Upload(offer, Assembly(offer.counter, offer.size, offer.chunk_bytes))
-            self._uploads[node] = upload
-        return [_want(node, offer, upload.assembly.missing())]
+        missing = self._uploads.ask(node, offer, now)
+        return [_want(node, offer, missing)] if missing else []
 
-    def _take(self, node: str, offer: Offer, body: bytes | bytearray) -> Reply:
-        """All bytes are here: check them, fold them. Chunks that still come are of no use."""
-        self._forget(node)
+    def _has_room(self, offer: Offer) -> bool:
+        """Whether the grid of the sum and the spool can take one more."""
+        accepted = [kept for kept, delta in self._pending.values() if delta is not None]
+        spooled = self._bytes + sum(kept.offer.size for kept in accepted)
+        return (
+            len(self.in_hand) + len(accepted) < self._limits.max_nodes
+            and spooled + offer.size <= self._limits.spool_bytes
+        )
+
+    def _take(self, node: str, offer: Offer, body: bytes | bytearray) -> Answer:
+        """All bytes are here: check them. Chunks that still come are of no use."""
+        self._uploads.drop(node)
         try:
             delta = admission.unpack(offer, body, self._release.params.spec.size, self._limits)
         except PeerError as error:
             return self._refuse(node, offer, str(error))
-        rules.fold(self.sum, delta, offer.samples)
-        self.in_hand[node] = Counted(node, replace(offer, body=None))
-        return _want(node, offer, [])
+        kept = Kept(node, replace(offer, body=None), body)
+        self._pending[node] = kept, delta
+        return kept
 
-    def _refuse(self, node: str, offer: Offer, reason: str) -> Reply:
-        self._forget(node)
-        verdict = Verdict(offer.state_id, offer.counter, None, reason)
-        self.settle(node, verdict)
-        return Reply(node, settled_receipt(verdict), offer)
+    def _refuse(self, node: str, offer: Offer, reason: str) -> Answer:
+        self._uploads.drop(node)
+        self._refusals += 1
+        if self._refusals > MOST_REFUSALS:
+            text = "too many refusals; offer it again when the next version is out"
+            return Reply(node, Receipt("unreadable", None, None, reason=text))
+        kept = Kept(node, replace(offer, body=None), None, reason)
+        self._pending[node] = kept, None
+        return kept
 
-    def _forget(self, node: str) -> None:
-        self._uploads.pop(node, None)
-        self._waiting.pop(node, None)
+    def _conclude(self, kept: Kept, delta: Floats | None) -> Reply:
+        node, offer = kept.node, kept.offer
+        if delta is None:
+            verdict = Verdict(offer.state_id, offer.counter, None, kept.reason)
+            self.settle(node, verdict)
+            return Reply(node, settled_receipt(verdict), offer)
+        self._bytes += offer.size
+        self.in_hand[node] = self._fold(node, offer, delta)
+        return self._all_here(node, offer)
 
-    def _next(self) -> list[Reply]:
+    def _fold(self, node: str, offer: Offer, delta: Floats) -> Counted:
+        tau = self._release.version - offer.base_version
+        steps = staleness.steps(tau, self._staleness) if self._rounds.open else self._steps
+        share = steps / self._steps
+        if isinstance(self.sum, rules.Sum):
+            rules.fold(self.sum, delta, offer.samples * steps, offer.samples * self._steps)
+        elif self._models is not None:
+            rate = self._staleness.mixing_rate * share
+            rules.mix(self.sum, self._models[offer.base_version], delta, rate)
+        return Counted(node, offer, tau, offer.samples * share)
+
+    def _all_here(self, node: str, offer: Offer) -> Reply:
+        return Reply(node, Receipt(self._done, offer.state_id, offer.counter))
+
+    def _next(self, now: float) -> list[Answer]:
         """Let those who wait send, in their order, as far as they fit."""
-        replies: list[Reply] = []
-        while self._waiting:
-            node, offer = next(iter(self._waiting.items()))
-            if not self._fits(offer):
-                break
-            del self._waiting[node]
-            replies += self.offer(node, offer)
-        return replies
-
-    def _fits(self, offer: Offer) -> bool:
-        in_transfer = sum(upload.offer.size for upload in self._uploads.values())
-        return not self._uploads or in_transfer + offer.size <= self._limits.uploads_bytes
+        return [
+            answer
+            for node, offer in self._uploads.turns()
+            for answer in self.offer(node, offer, now)
+        ]
 
 
 def settled_receipt(verdict: Verdict) -> Receipt:
@@ -178,7 +305,3 @@ def settled_receipt(verdict: Verdict) -> Receipt:
 
 def _want(node: str, offer: Offer, missing: list[int]) -> Reply:
     return Reply(node, Receipt("want", offer.state_id, offer.counter, missing=to_bitmap(missing)))
-
-
-def _cut(offer: Offer) -> tuple[str, int, bytes, int, int]:
-    return (offer.state_id, offer.counter, offer.digest, offer.size, offer.chunk_bytes)

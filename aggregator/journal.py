@@ -1,5 +1,6 @@
 """What happened, one JSON line each: the source of tables, plots and replay. Append only."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,13 @@ class Journal:
         line = json.dumps(
             {"time": round(time_s, 3), **entry}, separators=(",", ":"), allow_nan=False
         ).encode()
-        self._file.write(line + b"\n")
+        start = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line + b"\n") <= len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(start)  # no half line: it is written whole when there is room
+            raise
         return line
 
     def close(self) -> None:

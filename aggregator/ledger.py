@@ -22,6 +22,10 @@ class Counted:
     node: str
     offer: Offer
     """Its header; `digest` is that of the packed delta. The body is not kept."""
+    staleness: int
+    """Versions made between the one that it was trained on and the one that counts it."""
+    weight: float
+    """In samples: a stale one weighs less than its `offer.samples`. Exact."""
 
     @property
     def bytes_down(self) -> int:
@@ -34,7 +38,9 @@ class Counted:
             "node": self.node,
             "update": update_name(self.offer),
             "base_version": self.offer.base_version,
-            "weight": self.offer.samples,
+            "staleness": self.staleness,
+            "samples": self.offer.samples,
+            "weight": self.weight,
             "compression": self.offer.compression,
             "sha256": self.offer.digest.hex(),
             "metrics": dict(self.offer.metrics),
@@ -47,10 +53,12 @@ def update_name(offer: Offer) -> str:
 
 
 def chain(ledger: bytes, version: int, counted: Iterable[Counted]) -> bytes:
-    """The next link: SHA-256 over the last link and what was counted in `version`, sorted by
-    node.
+    """The next link: SHA-256 over the last link and what was counted in `version`, in the order
+    given: by node, or as it was mixed in where the order makes a difference.
+
+    Weights need no place in it: they follow from samples, staleness and settings.
     """
-    entries = sorted(
+    entries = [
         [
             one.node,
             one.offer.base_version,
@@ -59,6 +67,6 @@ def chain(ledger: bytes, version: int, counted: Iterable[Counted]) -> bytes:
             one.offer.digest.hex(),
         ]
         for one in counted
-    )
+    ]
     line = json.dumps([version, entries], separators=(",", ":"))
     return hashlib.sha256(ledger + line.encode()).digest()

@@ -7,8 +7,12 @@ from shared.compression import EMPTY
 from shared.messages import Plan
 
 
-def plan(config: Config, version: int, cohort: Collection[str], *, scores_only: bool) -> Plan:
-    """The plan of a round that trains on a version, or only has it scored."""
+def plan(
+    config: Config, version: int, cohort: Collection[str], *, scores_only: bool, open_: bool
+) -> Plan:
+    """The plan of a round that trains on a version, or only has it scored; `open_`: anybody may
+    train.
+    """
     training = config.training
     return Plan(
         task=config.task,
@@ -24,6 +28,8 @@ def plan(config: Config, version: int, cohort: Collection[str], *, scores_only: 
         cohort=tuple(sorted(cohort)),
         score=config.local_test,
         deadline_s=config.rounds.deadline_s,
+        open=open_,
+        max_staleness=config.rounds.staleness_limit,
     )
 
 

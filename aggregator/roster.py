@@ -100,6 +100,11 @@ class Roster:
             times.append(self._strangers_gone_at)
         return min(times, default=None)
 
+    @property
+    def unsure(self) -> bool:
+        """Whether births may still be on their way, after a connection of our own."""
+        return self._strangers_gone_at is not None
+
     def present(self, task: str) -> list[str]:
         """Nodes that can be asked: present and set up for this task."""
         return [

@@ -1,9 +1,9 @@
-"""Combine updates. Today: the exact mean, which folds each update on arrival in O(model) memory.
+"""Combine updates, each folded on arrival in O(model) memory: the exact mean, or the mixing of FedAsync.
 
 The mean is exact on a grid of fixed-point integers: every delta is rounded once to a multiple of
 2**-bits, and from there on only integers are added, so the sum does not depend on the order, the
 machine or the interruptions in between. The grid follows from the limits that admission enforces;
-see `grid_bits`.
+see `grid_bits`. Mixing depends on the order, which the ledger therefore keeps.
 """
 
 import math
@@ -17,6 +17,8 @@ from shared.params import Floats
 FEWEST_BITS = 16
 """A grid coarser than 2**-16 would lose what training learnt; the configuration refuses such
 limits."""
+STEPS = 64
+"""With staleness, weights are whole multiples of 1/64 of a sample."""
 _BLOCK = 32_768
 """Elements folded at a time, so that the three scratch arrays stay in the processor's cache."""
 
@@ -30,7 +32,17 @@ class Sum:
     total: npt.NDArray[np.int64]
     """Shape (parameters,); the sum of weight * delta in units of 2**-bits."""
     weight: int
+    """What the updates would weigh if none were stale; the mean is taken over this."""
     bits: int
+
+
+@dataclass(slots=True)
+class Mix:
+    """The model into which the updates so far were mixed, one after the other; float64, shape
+    (parameters,).
+    """
+
+    model: npt.NDArray[np.float64]
 
 
 def grid_bits(max_nodes: int, max_samples: int, max_abs_delta: float) -> int:
@@ -49,9 +61,12 @@ def empty_sum(parameters: int, bits: int) -> Sum:
     return Sum(np.zeros(parameters, np.int64), 0, bits)
 
 
-def fold(into: Sum, delta: Floats, weight: int) -> None:
-    """Add weight * delta. The caller has checked that |delta| and the weight are within the
-    grid's limits.
+def fold(into: Sum, delta: Floats, weight: int, full_weight: int) -> None:
+    """Add weight * delta, an update that would weigh `full_weight` if it were not stale. The caller
+    has checked that |delta| and the weights are within the grid's limits.
+
+    So a stale update makes the step smaller, as in FedBuff (Nguyen et al. 2022): w <- w + sum of
+    s(tau) * samples * delta / sum of samples.
     """
     step = math.ldexp(1.0, into.bits)
     for start in range(0, delta.size, _BLOCK):
@@ -61,7 +76,7 @@ def fold(into: Sum, delta: Floats, weight: int) -> None:
         addend = grid.astype(np.int64)
         addend *= weight
         into.total[block] += addend
-    into.weight += weight
+    into.weight += full_weight
 
 
 def mean(of: Sum) -> npt.NDArray[np.float64]:
@@ -69,3 +84,16 @@ def mean(of: Sum) -> npt.NDArray[np.float64]:
     the quotient.
     """
     return of.total.astype(np.float64) / (of.weight * math.ldexp(1.0, of.bits))
+
+
+def mix(into: Mix, base: Floats, delta: Floats, rate: float) -> None:
+    """w <- w + rate * (base + delta - w), in float64: FedAsync (Xie et al. 2019) for an update that
+    was trained from `base`.
+    """
+    for start in range(0, delta.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        towards = base[block].astype(np.float64)
+        towards += delta[block]
+        towards -= into.model[block]
+        towards *= rate
+        into.model[block] += towards

@@ -1,19 +1,35 @@
 """The aggregator's shell: one inbox, one loop, performs effects, decides nothing."""
 
+import errno
 import logging
 import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
-from typing import Protocol, assert_never
+from typing import Protocol, TypeVar, assert_never
 
 from aggregator import checkpoints
 from aggregator.config import Config
 from aggregator.coordinator import Coordinator, Event
 from aggregator.evaluation import Evaluator, global_test
-from aggregator.events import Checkpoint, Effect, Evaluate, Publish, Record, Save, Stop, Subscribe
+from aggregator.events import (
+    Checkpoint,
+    Effect,
+    Evaluate,
+    InboxDropped,
+    Publish,
+    Record,
+    Recovered,
+    Save,
+    Spool,
+    Spooled,
+    Stop,
+    Subscribe,
+)
 from aggregator.journal import Journal, read
+from aggregator.storage import Storage
 from shared import disk, tasks
 from shared.errors import ConfigError
 from shared.events import Stopping, Tick
@@ -26,6 +42,10 @@ from shared.transport import Transport
 _log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
+RETRY_S = 1.0
+"""Between two tries to write to a full disk: nothing tells when it has room again."""
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+T = TypeVar("T")
 
 
 class Scorer(Protocol):
@@ -45,36 +65,51 @@ class Shell:
         coordinator: Coordinator,
         link: Link,
         scorer: Scorer,
-        journal: Journal,
+        storage: Storage,
         clock: Callable[[], float],
-        wall_clock: Callable[[], float],
+        pause: Callable[[float], None],
     ) -> None:
         self.coordinator = coordinator
         self.stopped: Stop | None = None
         self._link = link
         self._scorer = scorer
-        self._journal = journal
+        self._storage = storage
         self._clock = clock
-        self._wall_clock = wall_clock
+        self._pause = pause
         self._events_topic = Topics(coordinator.config.run).events
 
-    def feed(self, event: Event) -> None:
-        """Hand one event to the machine and perform what it asks for, in order."""
+    def recover(self) -> None:
+        """Take up the open window with what the spool kept of it; before the link opens."""
+        checkpoint = self.coordinator.snapshot()
+        for kept in self._storage.recover(checkpoint):
+            self._handle(Recovered(kept))
+
+    def feed(self, event: Event, *, more: bool = False) -> None:
+        """Hand one event to the machine and perform what it asks for, in order. With `more` events
+        at hand, a sync of the disk may wait for theirs.
+        """
+        self._handle(event)
+        while self._storage.due(more=more):
+            self._on_disk(self._storage.commit)
+            self._handle(Spooled())
+
+    def _handle(self, event: Event) -> None:
         for effect in self.coordinator.handle(event, self._clock()):
             self.perform(effect)
 
     def perform(self, effect: Effect) -> None:
         """Perform one effect."""
-        config = self.coordinator.config
         match effect:
             case Subscribe(topics):
                 self._link.subscribe(topics)
             case Publish(topic, payload, retain):
                 self._link.publish(topic, payload, retain=retain)
             case Save(checkpoint):
-                checkpoints.save(config.state_dir, checkpoint, config.limits.keep_checkpoints)
+                self._on_disk(lambda: self._storage.save(checkpoint))
+            case Spool(kept):
+                self._on_disk(lambda: self._storage.spool(kept))
             case Record(entry):
-                line = self._journal.append(self._wall_clock(), entry)
+                line = self._on_disk(lambda: self._storage.record(entry))
                 if len(line) <= self.coordinator.voice.chunk_bytes:
                     self._link.publish(self._events_topic, line)
                 _log.info("%s", _told(entry))
@@ -85,6 +120,26 @@ class Shell:
             case _:
                 assert_never(effect)
 
+    def _on_disk(self, write: Callable[[], T]) -> T:
+        """Write, and as long as the disk is full say so and try again. Meanwhile nothing else
+        happens: no receipt goes out, the nodes keep their updates.
+        """
+        told = False
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                folder = self.coordinator.config.state_dir
+                trouble = f"no room on the disk of {folder}: make some; nothing is lost meanwhile"
+                if not told:
+                    _log.error("%s (%s)", trouble, error)
+                    topic, payload = self.coordinator.in_trouble(trouble, self._clock())
+                    self._link.publish(topic, payload, retain=True)
+                told = True
+            self._pause(RETRY_S)
+
 
 def run(config: Config) -> None:
     """Run the aggregator until its run is over or SIGTERM or Ctrl-C ends it. ConfigError when it
@@ -94,22 +149,37 @@ def run(config: Config) -> None:
         task = tasks.find(config.task)
         journal = Journal(config.state_dir / JOURNAL)
         checkpoint = begin(config, journal, lambda: task.initial(config.seed))
-        coordinator = Coordinator(config, checkpoint, time.monotonic())
+        models = checkpoints.models(config.state_dir, checkpoint.bases)
+        coordinator = Coordinator(config, checkpoint, time.monotonic(), models)
         inbox: Inbox[Event] = Inbox(config.limits.inbox_bytes)
+        asked_to_stop: list[int] = []
+
+        def stop(number: int, _: object) -> None:
+            asked_to_stop.append(number)
+            inbox.put(Stopping())
+
+        def pause(seconds: float) -> None:
+            time.sleep(seconds)
+            if asked_to_stop:
+                raise ConfigError(
+                    f"state_dir: stopped while the disk of {config.state_dir} is full"
+                )
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: inbox.put(Stopping()))
+            signal.signal(number, stop)
         link = Transport(
             config.broker, f"midge-{config.run}-aggregator", coordinator.voice.will, inbox.put
         )
         scorer = Evaluator(task, lambda: global_test(task, config), inbox.put)
-        shell = Shell(coordinator, link, scorer, journal, time.monotonic, time.time)
-        link.open()
-        try:
-            loop(shell, inbox)
-        finally:
-            link.close(last=coordinator.last_words(time.monotonic()))
-            scorer.close()
-            journal.close()
+        with closing(Storage(config, checkpoint.owner, journal, time.time)) as storage:
+            shell = Shell(coordinator, link, scorer, storage, time.monotonic, pause)
+            shell.recover()
+            link.open()
+            try:
+                loop(shell, inbox)
+            finally:
+                link.close(last=coordinator.last_words(time.monotonic()))
+                scorer.close()
     if shell.stopped is not None and shell.stopped.failure:
         raise ConfigError(shell.stopped.failure)
 
@@ -120,10 +190,12 @@ def loop(shell: Shell, inbox: Inbox[Event]) -> None:
     while shell.stopped is None:
         deadline = shell.coordinator.next_deadline()
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
-        shell.feed(inbox.get(pause) or Tick())
+        event = inbox.get(pause) or Tick()
+        shell.feed(event, more=not inbox.empty)
         if inbox.dropped > dropped:
-            dropped = inbox.dropped
-            _log.warning("inbox full, %d messages dropped: raise limits.inbox_bytes", dropped)
+            news, dropped = inbox.dropped - dropped, inbox.dropped
+            _log.warning("inbox full, %d messages dropped: raise limits.inbox_bytes", news)
+            shell.feed(InboxDropped(news))
 
 
 def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Checkpoint:

@@ -11,7 +11,7 @@ from shared import chunks, codec
 from shared.errors import PeerError
 from shared.events import Connected
 from shared.messages import AggregatorState, Manifest, Receipt
-from shared.topics import Topics
+from shared.topics import BROKER_DROPPED, Topics
 
 LAST_TERM = 2**53
 """The end of counting (`messages.Count`): no term could follow, so nobody honest is there."""
@@ -55,7 +55,13 @@ class Voice:
         self.chunk_bytes = chunks.chunk_size(event.packet_limit_bytes)
         topics = self.topics
         return Subscribe(
-            (topics.manifest, topics.every_state, topics.every_offer, topics.every_update)
+            (
+                topics.manifest,
+                topics.every_state,
+                topics.every_offer,
+                topics.every_update,
+                BROKER_DROPPED,
+            )
         )
 
     def model(self, release: Release) -> list[Publish]:
@@ -74,7 +80,13 @@ class Voice:
         ]
 
     def manifest(
-        self, release: Release, round_: int, cohort: Collection[str], *, scores_only: bool = False
+        self,
+        release: Release,
+        round_: int,
+        cohort: Collection[str],
+        *,
+        scores_only: bool = False,
+        open_: bool = False,
     ) -> Publish:
         """The head of a version for one round, with what the cohort is asked to do."""
         manifest = Manifest(
@@ -91,7 +103,7 @@ class Voice:
             count=chunks.count(len(release.body), self.chunk_bytes),
             digest=release.body_digest,
             model=release.model,
-            plan=plan(self._config, release.version, cohort, scores_only=scores_only),
+            plan=plan(self._config, release.version, cohort, scores_only=scores_only, open_=open_),
         )
         self._manifest = codec.encode(manifest)
         return Publish(self.topics.manifest, self._manifest, retain=True)

@@ -21,6 +21,8 @@ class Window:
     bystanders: set[str]
     """Who was there when the cohort was drawn, and was not asked; anybody else who is here now
     came late."""
+    not_before: float | None = None
+    """It does not close earlier."""
     refused: dict[str, str] = field(default_factory=dict)
     """Whose update for this round was refused, and why: they make no other one."""
 
@@ -28,6 +30,9 @@ class Window:
         self, in_hand: Collection[str], min_updates: int, roster: Roster, now: float
     ) -> Reason | None:
         """Why the window closes now; None while it stays open."""
+        if self.not_before is not None and now < self.not_before:
+            return None
+        self.not_before = None
         if len(in_hand) >= self.goal:
             return "goal"
         enough = len(in_hand) >= min_updates
@@ -36,6 +41,20 @@ class Window:
         if now < self.deadline_at:
             return None
         return "deadline" if enough else "below quorum"
+
+    def next_deadline(self) -> float:
+        """When to look again though nothing happened."""
+        return self.deadline_at if self.not_before is None else self.not_before
+
+    def put_off(self, seconds: float) -> None:
+        """Stop the clock for so long, which is past."""
+        self.deadline_at += seconds
+        if self.not_before is not None:
+            self.not_before += seconds
+
+    def ask_all(self, present: Collection[str], roster: Roster) -> None:
+        """Anybody may train: wait for all who are here, and for those who may be back."""
+        self.asked = {node for node in self.asked if not roster.is_gone(node)} | set(present)
 
     def missing(self, in_hand: Collection[str]) -> set[str]:
         """Who was asked and has nothing in hand."""

@@ -5,8 +5,12 @@ Theory of operation. The retained manifest says which version holds and who is a
 this round. A node that is asked fetches the version's chunks (each by its exact topic), trains,
 puts the finished update on disk and offers it. The aggregator answers with what it wants to be
 sent, and in the end with `settled`: counted, or refused with a reason. Until then the update is
-offered again, with growing jittered pauses, and at once when the aggregator came anew; only then
-the node trains again. So an update that was finished is never lost and never in two places.
+offered again, with growing jittered pauses, and at once when the aggregator came anew. So an update
+that was finished is never lost and never in two places.
+
+In a synchronous run the node trains again when its update is settled. When the plan is open to
+everybody, it goes on with the newest model as soon as its update is stored; then a second update
+may wait in the outbox for the verdict on the first. It trains once on each version.
 
 The link may come and go in any phase. The machine is pure: `handle(event, now)` gives the effects
 to perform, in order; it reads no clock, opens no file, and its generator is passed in.
@@ -70,16 +74,17 @@ class Phase(Enum):
     DECLINED = messages.DECLINED
 
 
+_WORK = frozenset({Phase.FETCHING, Phase.TRAINING})
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    Phase.IDLE: frozenset({Phase.FETCHING, Phase.TRAINING, Phase.DECLINED}),
-    Phase.FETCHING: frozenset({Phase.IDLE}),
-    Phase.TRAINING: frozenset({Phase.IDLE, Phase.UPLOADING, Phase.DECLINED}),
-    Phase.UPLOADING: frozenset({Phase.BACKING_OFF, Phase.IDLE}),
-    Phase.BACKING_OFF: frozenset({Phase.UPLOADING, Phase.IDLE}),
-    Phase.DECLINED: frozenset({Phase.IDLE, Phase.FETCHING, Phase.TRAINING}),
+    Phase.IDLE: _WORK | {Phase.DECLINED},
+    Phase.FETCHING: _WORK | {Phase.IDLE, Phase.BACKING_OFF, Phase.DECLINED},
+    Phase.TRAINING: _WORK | {Phase.IDLE, Phase.UPLOADING, Phase.BACKING_OFF, Phase.DECLINED},
+    Phase.UPLOADING: _WORK | {Phase.IDLE, Phase.BACKING_OFF, Phase.DECLINED},
+    Phase.BACKING_OFF: _WORK | {Phase.IDLE, Phase.UPLOADING, Phase.DECLINED},
+    Phase.DECLINED: _WORK | {Phase.IDLE},
 }
-"""What may follow what; docs/architecture.md draws it and a test compares the two. A node begins
-as idle, or as uploading when an update waits from before a restart.
+"""What may follow what, from one event to the next; docs/architecture.md draws it and a test compares
+the two. A node begins as idle, or as uploading when an update waits from before a restart.
 """
 
 
@@ -90,7 +95,6 @@ class Agent:
 
     def __init__(self, config: Config, memory: Memory, rng: Chance) -> None:
         self.memory = memory
-        self.phase = Phase.IDLE if memory.entry is None else Phase.UPLOADING
         self._config = config
         self._topics = Topics(config.run)
         self._rng = rng
@@ -98,17 +102,23 @@ class Agent:
         self.connection = 0
         self._packet_limit_bytes = config.broker.packet_limit_bytes
         self._manifest: Manifest | None = None
-        self._held: tuple[int, bytes, Params] | None = None  # version, digest, parameters
+        self._held: tuple[Manifest, Params] | None = None
         self._fetch: Fetch | None = None
         self._fetched_bytes = 0
         self._job: Manifest | None = None  # training for it runs
-        self._note = ""
+        self._job_round = 0  # as the trainer knows it
+        self._note = ""  # why we take no part
+        self._stored: int | None = None  # counter of the update that is at the aggregator
+        self._cut_bytes = 0  # of the chunks that were offered
+        self._sent: set[int] = set()  # chunks since the last offer
+        self._fine = False  # the link broke during an upload
         self._said: NodeState | None = None
         self._pause_s = config.offer_pause_s
         self._offer_at: float | None = None
         self._fetch_at: float | None = None
         self._repeat_at: float | None = None
         self._say_from = 0.0
+        self._before = self.phase
 
     # The machine's calls
 
@@ -137,6 +147,7 @@ class Agent:
                 effects += self._on_tick(now)
             case _:
                 assert_never(event)
+        self._check_phase()
         return effects + self._say(now)
 
     def next_deadline(self) -> float | None:
@@ -175,6 +186,7 @@ class Agent:
     def _on_disconnected(self, reason: str) -> list[Effect]:
         """Whatever runs goes on; what needs the link waits for the next connection."""
         self._online = False
+        self._fine = self._fine or self.phase is Phase.UPLOADING
         if self._fetch is not None:
             self._fetch.forget_link()
         self._offer_at = self._fetch_at = self._repeat_at = None
@@ -230,19 +242,20 @@ class Agent:
             return []
         if not fetch.take(chunk):
             # The slot was overwritten by a newer version: read the manifest again.
+            if self._manifest is not None and not fetch.is_for(self._manifest):
+                return [*self._end_fetch(), *self._follow(now)]
             return [Unsubscribe((self._topics.manifest,)), Subscribe((self._topics.manifest,))]
         if not fetch.complete:
             return self._ask_for_chunks(now)
         done = self._end_fetch()
         try:
-            self._held = fetch.params()
+            self._held = fetch.manifest, fetch.params()
         except PeerError as error:
             self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
             return [*done, Log(logging.WARNING, f"{error}, fetching it again")]
-        return done + self._follow(now)
+        return done + self._follow(now, fetched=True)
 
     def _on_receipt(self, receipt: Receipt, now: float) -> list[Effect]:
-        entry = self.memory.entry
         if receipt.kind == "unreadable":
             # The birth again, but not at once: with a full roster the two would never rest.
             self._repeat_at = self._offer_at
@@ -252,43 +265,55 @@ class Agent:
             return [
                 Log(logging.WARNING, f"the aggregator could not use a message: {receipt.reason}")
             ]
+        entry = self._first()
         if entry is None or (receipt.state_id, receipt.counter) != (
             self.memory.state_id,
             entry.counter,
         ):
             return []
-        if receipt.kind == "want":
+        if receipt.kind == "settled":
+            return self._on_settled(entry, receipt, now)
+        if receipt.missing:
             return self._on_want(entry, receipt, now)
+        self._stored = entry.counter
+        self._fine = False
+        self._wait(now)
+        return self._follow(now)
+
+    def _on_settled(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
         verdict = f"refused: {receipt.reason}"
         if receipt.version is not None:
             verdict = f"counted in version {receipt.version}"
-        self.memory = replace(self.memory, entry=None)
+        self.memory = replace(self.memory, entries=self.memory.entries[1:])
         self._offer_at = None
-        self._enter(Phase.IDLE)
+        self._pause_s = self._config.offer_pause_s
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
         # The disk last: a crash before it offers the update once more, and gets the same verdict.
-        return [log, *self._follow(now), Keep(self.memory)]
+        return [log, *self._offer(now), *self._follow(now), Keep(self.memory)]
 
     def _on_want(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
-        size = chunks.chunk_size(self._packet_limit_bytes)
-        count = chunks.count(len(entry.body), size)
-        if receipt.missing:
-            self._pause_s = self._config.offer_pause_s  # it answers: ask soon whether all came
-        else:
-            self._enter(Phase.BACKING_OFF)
+        """Send what is wanted, each chunk once after an offer: receipts may come twice."""
+        self._pause_s = self._config.offer_pause_s  # it answers: ask soon whether all came
         self._wait(now)
+        count = chunks.count(len(entry.body), self._cut_bytes)
+        wanted = [
+            index for index in chunks.from_bitmap(receipt.missing, count) if index not in self._sent
+        ]
+        self._sent.update(wanted)
         return [
             Publish(
                 self._topics.update(self._config.name, index),
-                codec.encode(chunks.cut(entry.body, entry.digest, entry.counter, index, size)),
+                codec.encode(
+                    chunks.cut(entry.body, entry.digest, entry.counter, index, self._cut_bytes)
+                ),
             )
-            for index in chunks.from_bitmap(receipt.missing, count)
+            for index in wanted
         ]
 
     def _on_trained(self, event: Trained, now: float) -> list[Effect]:
-        if self._job is None or self._job.round != event.round:
+        if self._job is None or self._job_round != event.round:
             return []  # it was stopped when this event was on its way
-        manifest, self._job = self._manifest or self._job, None  # of the same model, see _follow
+        manifest, self._job = self._job, None
         body = compression.named(manifest.plan.compression).compress(event.delta.flat)
         entry = Entry(
             counter=self.memory.counter + 1,
@@ -303,19 +328,29 @@ class Agent:
             digest=hashlib.sha256(body).digest(),
         )
         self._fetched_bytes = 0
-        trained = (manifest.term, manifest.round)
-        self.memory = replace(self.memory, counter=entry.counter, trained=trained, entry=entry)
-        self._enter(Phase.UPLOADING)
+        self._finished(manifest)
+        entries = (*self.memory.entries, entry)
+        self.memory = replace(self.memory, counter=entry.counter, entries=entries)
+        if len(entries) > 1:  # it waits for the verdict on the one before
+            return [Keep(self.memory)]
         self._pause_s = self._config.offer_pause_s
         return [Keep(self.memory), *self._offer(now)]
 
     def _on_training_failed(self, event: TrainingFailed) -> list[Effect]:
-        if self._job is None or self._job.round != event.round:
+        if self._job is None or self._job_round != event.round:
             return []  # it was stopped when this event was on its way
-        manifest, self._job = self._manifest or self._job, None  # of the same model, see _follow
-        self.memory = replace(self.memory, trained=(manifest.term, manifest.round))
-        self._enter(Phase.DECLINED, event.reason)
+        manifest, self._job = self._job, None
+        self._finished(manifest)
+        self._note = event.reason
         return [Keep(self.memory), Log(logging.ERROR, f"round {event.round}: {event.reason}")]
+
+    def _finished(self, manifest: Manifest) -> None:
+        """Training for this manifest came to an end: not again for the same."""
+        self.memory = replace(
+            self.memory,
+            trained=(manifest.term, manifest.round),
+            trained_on=(manifest.version, manifest.model),
+        )
 
     def _on_tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -333,38 +368,66 @@ class Agent:
 
     # Following the model
 
-    def _follow(self, now: float) -> list[Effect]:
-        """Do what the current manifest asks of this node."""
+    def _follow(self, now: float, *, fetched: bool = False) -> list[Effect]:
+        """Do what the current manifest asks of this node. `fetched`: a model came just now, which
+        may be a little older than the manifest.
+        """
         manifest = self._manifest
         if manifest is None:
             return []
         effects: list[Effect] = []
-        if self._job is not None and _work(self._job) != _work(manifest):
+        if self._job is not None and _work(self._job) == _work(manifest):
+            self._job = manifest
+        elif self._job is not None and not _close(self._job, manifest):
             self._job = None
-            self._enter(Phase.IDLE)
             effects.append(StopTraining())
         objection = self._objection(manifest)
-        if self._fetch is not None and (objection or not self._fetch.is_for(manifest)):
+        if self._fetch is not None and (objection or not self._may_go_on(self._fetch, manifest)):
             effects += self._end_fetch()
-        if self.memory.entry is not None or self._job is not None:
+        if self._job is not None or not self._has_room(manifest):
             return effects
+        if objection or (manifest.term, manifest.round) != self.memory.trained:
+            self._note = objection  # a failure stands until the next round
         if objection:
-            self._enter(Phase.DECLINED, objection)
             return effects
-        round_ = (manifest.term, manifest.round)
-        asked = self._config.name in manifest.plan.cohort and round_ > self.memory.trained
-        held = self._held is not None and self._held[:2] == (manifest.version, manifest.model)
-        if held and asked and self._held is not None:
-            self._job = manifest
-            self._enter(Phase.TRAINING)
-            effects.append(Train(manifest.round, self._held[2], manifest.plan))
-        elif not held and (asked or self._held is None or self._fetch is not None):
-            self._enter(Phase.FETCHING)
+        base, held = manifest, self._held
+        if fetched and held is not None and _close(held[0], manifest):
+            base = held[0]
+        asked = self._is_asked(base)
+        current = held is not None and _model(held[0]) == _model(base)
+        if current and asked and held is not None:
+            self._job, self._job_round = base, base.round
+            self._note = ""
+            effects.append(Train(base.round, held[1], base.plan))
+        elif not current and (asked or held is None or self._fetch is not None):
             self._fetch = self._fetch or Fetch(manifest, self._topics)
             effects += self._ask_for_chunks(now)
-        elif self.phase is not Phase.DECLINED or round_ != self.memory.trained:
-            self._enter(Phase.IDLE)  # a failure stands until the next round
         return effects
+
+    def _is_asked(self, manifest: Manifest) -> bool:
+        if manifest.plan.open:
+            return _model(manifest) != self.memory.trained_on
+        round_ = (manifest.term, manifest.round)
+        return self._config.name in manifest.plan.cohort and round_ > self.memory.trained
+
+    def _has_room(self, manifest: Manifest) -> bool:
+        """Whether one more update may be made, with those that wait in the outbox."""
+        entries = self.memory.entries
+        if not entries:
+            return True
+        used = sum(len(entry.body) for entry in entries)
+        return (
+            manifest.plan.open
+            and len(entries) == 1
+            and self._stored == entries[0].counter
+            and used + manifest.size <= self._config.outbox_bytes
+        )
+
+    def _may_go_on(self, fetch: Fetch, manifest: Manifest) -> bool:
+        """Whether the fetch is of use though a newer version may be out: else a slow node would
+        never come to an end.
+        """
+        return fetch.is_for(manifest) or _close(fetch.manifest, manifest)
 
     def _objection(self, manifest: Manifest) -> str:
         """Why this node takes no part in the run; empty when it does."""
@@ -374,6 +437,8 @@ class Agent:
             return f"has no compression {manifest.plan.compression!r}"
         if manifest.size > self._config.model_limit_bytes:
             return f"the model of {manifest.size} bytes is over model_limit_bytes"
+        if manifest.size > self._config.outbox_bytes:
+            return f"an update of {manifest.size} bytes is over outbox_bytes"
         return ""
 
     def _ask_for_chunks(self, now: float) -> list[Effect]:
@@ -386,17 +451,19 @@ class Agent:
         effects = self._fetch.let_go() if self._fetch is not None else []
         self._fetch = None
         self._fetch_at = None
-        self._enter(Phase.IDLE)
         return effects
 
     # Seeing an update through
 
     def _offer(self, now: float) -> list[Effect]:
-        entry = self.memory.entry
+        entry = self._first()
         if entry is None or not self._online:
             return []
-        self._enter(Phase.UPLOADING)
         self._wait(now)
+        self._sent.clear()
+        self._cut_bytes = chunks.chunk_size(self._packet_limit_bytes)
+        if self._fine:
+            self._cut_bytes = min(self._cut_bytes, chunks.FINE_BYTES)
         inline_bytes = min(self._config.inline_bytes, self._packet_limit_bytes - HEADER_BYTES)
         offer = Offer(
             state_id=self.memory.state_id,
@@ -406,7 +473,7 @@ class Agent:
             spec=entry.spec,
             round=entry.round,
             size=len(entry.body),
-            chunk_bytes=chunks.chunk_size(self._packet_limit_bytes),
+            chunk_bytes=self._cut_bytes,
             digest=entry.digest,
             compression=entry.compression,
             samples=entry.samples,
@@ -414,6 +481,10 @@ class Agent:
             body=entry.body if len(entry.body) <= inline_bytes else None,
         )
         return [Publish(self._topics.offer(self._config.name), codec.encode(offer))]
+
+    def _first(self) -> Entry | None:
+        """The update that is seen through now."""
+        return self.memory.entries[0] if self.memory.entries else None
 
     def _wait(self, now: float) -> None:
         """Until the next offer: a growing jittered pause, so that a fleet does not ask in step."""
@@ -425,11 +496,22 @@ class Agent:
 
     # What people see
 
-    def _enter(self, phase: Phase, note: str = "") -> None:
-        if phase is not self.phase and phase not in TRANSITIONS[self.phase]:
-            raise AssertionError(f"no way from {self.phase} to {phase}")
-        self.phase = phase
-        self._note = note
+    @property
+    def phase(self) -> Phase:
+        """What the node is doing. A link that is up or down does not change it."""
+        entry = self._first()
+        if self._job is not None:
+            return Phase.TRAINING
+        if self._fetch is not None:
+            return Phase.FETCHING
+        if entry is not None:
+            return Phase.BACKING_OFF if self._stored == entry.counter else Phase.UPLOADING
+        return Phase.DECLINED if self._note else Phase.IDLE
+
+    def _check_phase(self) -> None:
+        before, self._before = self._before, self.phase
+        if self.phase is not before and self.phase not in TRANSITIONS[before]:
+            raise AssertionError(f"no way from {before} to {self.phase}")
 
     def _state(self) -> NodeState:
         return NodeState(
@@ -438,9 +520,9 @@ class Agent:
             boot=self.memory.boot,
             connection=self.connection,
             doing=self.phase.value,
-            version=self._held[0] if self._held else None,
+            version=self._held[0].version if self._held else None,
             task=self._config.task,
-            note=self._note[:200],
+            note=self._note[:200] if self.phase is Phase.DECLINED else "",
         )
 
     def _say(self, now: float) -> list[Effect]:
@@ -477,3 +559,14 @@ def _work(manifest: Manifest) -> tuple[bytes, int]:
 def _place(manifest: Manifest) -> tuple[int, int, int]:
     """Where a manifest stands among those of its (term, owner): none of the three goes back."""
     return (manifest.version, manifest.round, manifest.connection)
+
+
+def _model(manifest: Manifest) -> tuple[int, bytes]:
+    """Which model it is about."""
+    return (manifest.version, manifest.model)
+
+
+def _close(older: Manifest, newer: Manifest) -> bool:
+    """Whether an update trained for the older manifest may still be counted under the newer one."""
+    behind = newer.version - older.version
+    return 0 < behind <= newer.plan.max_staleness and older.owner == newer.owner

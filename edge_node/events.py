@@ -126,4 +126,7 @@ class Memory:
     """The highest (term, owner) followed so far: never an older aggregator again."""
     trained: tuple[int, int] = (0, 0)
     """(term, round) of the last round that this node finished training for."""
-    entry: Entry | None = None
+    trained_on: tuple[int, bytes] = (0, b"")
+    """Version and digest of the last model that it finished training on."""
+    entries: tuple[Entry, ...] = ()
+    """The outbox, oldest first: updates that are not settled."""

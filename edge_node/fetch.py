@@ -17,7 +17,7 @@ class Fetch:
     """The chunks of the model that a manifest announced, each subscribed by its exact topic."""
 
     def __init__(self, manifest: Manifest, topics: Topics) -> None:
-        self._manifest = manifest
+        self.manifest = manifest
         self._topics = topics
         self._assembly = chunks.Assembly(manifest.version, manifest.size, manifest.chunk_bytes)
         self._asked: set[int] = set()
@@ -29,7 +29,7 @@ class Fetch:
 
     def is_for(self, manifest: Manifest) -> bool:
         """True when this manifest speaks of the same bytes in the same place."""
-        return _where(self._manifest) == _where(manifest)
+        return _where(self.manifest) == _where(manifest)
 
     def take(self, chunk: Chunk) -> bool:
         """Take a chunk; False when it is of another version. PeerError when it does not fit."""
@@ -61,18 +61,18 @@ class Fetch:
         """The session ended, and every subscription with it."""
         self._asked.clear()
 
-    def params(self) -> tuple[int, bytes, Params]:
-        """Version, digest and parameters; PeerError when they are not what the manifest says."""
-        manifest, body = self._manifest, self._assembly.body()
+    def params(self) -> Params:
+        """The model; PeerError when it is not what the manifest says."""
+        manifest, body = self.manifest, self._assembly.body()
         if hashlib.sha256(body).digest() != manifest.digest:
             raise PeerError("the model does not match its digest")
         params = codec.model_params(codec.decode(Model, body))
         if params.digest != manifest.model:
             raise PeerError("the model is not the one that the manifest names")
-        return manifest.version, manifest.model, params
+        return params
 
     def _names(self, indices: list[int]) -> tuple[str, ...]:
-        return tuple(self._topics.model_chunk(self._manifest.slot, index) for index in indices)
+        return tuple(self._topics.model_chunk(self.manifest.slot, index) for index in indices)
 
 
 def _where(manifest: Manifest) -> tuple[bytes, int, int]:

@@ -5,19 +5,21 @@ Only the hands differ: training and scoring happen at once, and take as much vir
 are told to. State directories, checkpoints, outboxes and journal are real files.
 """
 
+import errno
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from aggregator import evaluation
+from aggregator import checkpoints, evaluation
 from aggregator import service as aggregator_service
 from aggregator.config import Config as AggregatorConfig
 from aggregator.coordinator import Coordinator
 from aggregator.coordinator import Event as AggregatorEvent
 from aggregator.events import Evaluate
 from aggregator.journal import Journal
+from aggregator.storage import Storage
 from edge_node import service as node_service
 from edge_node import trainer
 from edge_node.agent import Agent
@@ -132,11 +134,12 @@ class _Aggregator:
         self._task = task
         self._test = test
         self._alive = True
-        self.journal = Journal(config.state_dir / aggregator_service.JOURNAL)
+        self._journal = Journal(config.state_dir / aggregator_service.JOURNAL)
         checkpoint = aggregator_service.begin(
-            config, self.journal, lambda: task.initial(config.seed)
+            config, self._journal, lambda: task.initial(config.seed)
         )
-        coordinator = Coordinator(config, checkpoint, self._clock.now)
+        models = checkpoints.models(config.state_dir, checkpoint.bases)
+        coordinator = Coordinator(config, checkpoint, self._clock.now, models)
         self.link = MemoryTransport(
             broker,
             f"midge-{config.run}-aggregator",
@@ -144,8 +147,11 @@ class _Aggregator:
             self.feed,
             config.broker.packet_limit_bytes,
         )
-        now = lambda: self._clock.now  # noqa: E731 - read twice, a name says more
-        self.shell = aggregator_service.Shell(coordinator, self.link, self, self.journal, now, now)
+        self._storage = Storage(config, checkpoint.owner, self._journal, lambda: self._clock.now)
+        self.shell = aggregator_service.Shell(
+            coordinator, self.link, self, self._storage, lambda: self._clock.now, _no_room
+        )
+        self.shell.recover()
         self._alarm = _Alarm(self._clock, coordinator.next_deadline, self._tick)
         self.link.open()
 
@@ -165,10 +171,15 @@ class _Aggregator:
         """Nothing of it happens any more, but its will."""
         self._alive = False
         self.link.kill()
-        self.journal.close()
+        self._storage.close()
 
     def _tick(self) -> None:
         self.feed(Tick())
+
+
+def _no_room(_: float) -> None:
+    """Virtual time does not go on while the aggregator waits for a full disk."""
+    raise OSError(errno.ENOSPC, "the disk is full")
 
 
 class _Node:

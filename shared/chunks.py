@@ -14,9 +14,16 @@ ENVELOPE_BYTES = 1024
 """Room in a packet for the topic and the fields around a chunk's data."""
 
 
+FINE_BYTES = 64 * 1024
+"""A chunk for a link that breaks: little is lost with it."""
+
+
 def chunk_size(packet_limit_bytes: int) -> int:
-    """The largest chunk whose message fits a packet of this size."""
-    return packet_limit_bytes - ENVELOPE_BYTES
+    """The largest chunk whose message fits a packet of this size; from FINE_BYTES on a multiple of
+    it, so that a body can be cut finer halfway.
+    """
+    room = packet_limit_bytes - ENVELOPE_BYTES
+    return room // FINE_BYTES * FINE_BYTES or room
 
 
 def count(size: int, chunk_bytes: int) -> int:
@@ -47,9 +54,19 @@ class Assembly:
         self._here = bytearray(self.count)
         self._left = self.count
 
-    def is_for(self, of: int, size: int, chunk_bytes: int) -> bool:
-        """True when it was begun for just this body, cut this way."""
-        return (self.of, self.size, self._chunk_bytes) == (of, size, chunk_bytes)
+    def recut(self, chunk_bytes: int) -> bool:
+        """Go on with the same body cut finer; False when the old cuts are no cuts of the new
+        size.
+        """
+        parts, rest = divmod(self._chunk_bytes, chunk_bytes)
+        if rest or count(self.size, chunk_bytes) > MAX_CHUNKS:
+            return False
+        here = bytearray(byte for byte in self._here for _ in range(parts))
+        self.count = count(self.size, chunk_bytes)
+        self._here = here[: self.count]
+        self._left = self._here.count(0)
+        self._chunk_bytes = chunk_bytes
+        return True
 
     def add(self, chunk: Chunk) -> bool:
         """Take one chunk; False when it was here already. PeerError when it is not part of this

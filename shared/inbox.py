@@ -37,6 +37,11 @@ class Inbox(Generic[E]):
             self._events.append(event)
             self._filled.notify()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits at this moment."""
+        return not self._events
+
     def get(self, timeout_s: float | None) -> E | None:
         """Take the oldest event; None when none came within `timeout_s` (None: wait for ever)."""
         with self._filled:

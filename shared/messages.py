@@ -70,6 +70,11 @@ class Plan:
     """Pictures are moved by up to so many pixels each time they are seen, at random."""
     score: Flag = False
     """Score the base version on the samples that the node holds out, and report."""
+    open: Flag = False
+    """Anybody may train on this version, once; the cohort is empty then."""
+    max_staleness: Count = 0
+    """open: an update is of use while so many newer versions are out, so training for an older one
+    goes on."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -179,14 +184,17 @@ class Offer:
 class Receipt:
     """What the aggregator tells one node about one of its updates, or about bytes it could not
     read.
+
+    `stored` means that the update is on the aggregator's disk: nothing to send, but it stays in the
+    node's outbox until it is settled.
     """
 
-    kind: Literal["want", "settled", "unreadable"]
+    kind: Literal["want", "stored", "settled", "unreadable"]
     state_id: StateId | None
     counter: Count | None
     missing: Annotated[bytes, Field(strict=True, max_length=MAX_CHUNKS // 8)] = b""
-    """want: a bitmap of the missing chunks, lowest bit first; empty: all of it is here, nothing
-    to send."""
+    """want: a bitmap of the chunks to send now, lowest bit first; empty: all of it is here, in
+    memory, nothing to send."""
     version: Count | None = None
     """settled: the version that it was counted in; None when it was refused."""
     reason: Text = ""
@@ -245,6 +253,8 @@ class AggregatorState:
     loss: Finite | None = None
     bytes_up: Count = 0
     """Received since the last version."""
+    trouble: Text = ""
+    """What an operator should look at: a full disk, a broker or an inbox that drops messages."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -12,6 +12,10 @@ from shared.messages import PROTOCOL
 
 ROOT = f"midge/v{PROTOCOL}"
 
+BROKER_DROPPED = "$SYS/broker/publish/messages/dropped"
+"""Where Mosquitto and some others count the messages that found no room in a client's queue; nobody
+else would tell. Other brokers have nothing there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

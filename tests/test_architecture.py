@@ -66,6 +66,8 @@ SHELLS = {
     "aggregator.service",
     "aggregator.checkpoints",
     "aggregator.journal",
+    "aggregator.spool",
+    "aggregator.storage",
     "aggregator.evaluation",
     "edge_node.__main__",
     "edge_node.service",

@@ -285,7 +285,9 @@ class Federation(RuleBasedStateMachine):
             assert name not in self.refused
             self.counted[name] += 1
             self.counted_in[name] = entry["version"]
-            rules.fold(total, np.frombuffer(self.bodies[name], "<f4"), one["weight"])
+            rules.fold(
+                total, np.frombuffer(self.bodies[name], "<f4"), one["samples"], one["samples"]
+            )
         before = self.models[entry["version"] - 1].flat.astype(np.float64)
         after = (before + rules.mean(total)).astype(np.float32)
         assert after.tobytes() == self.disk.params.flat.tobytes()

@@ -59,7 +59,7 @@ def send(intake: Intake, node: str, offer: Offer, body: bytes) -> list[Reply]:
 def expected_sum(intake: Intake, *updates: tuple[tuple[float, ...], int]) -> list[int]:
     total = rules.empty_sum(3, intake.sum.bits)
     for delta, weight in updates:
-        rules.fold(total, np.array(delta, np.float32), weight)
+        rules.fold(total, np.array(delta, np.float32), weight, weight)
     return list(total.total.tolist())
 
 

@@ -23,7 +23,7 @@ UPDATES = st.lists(st.tuples(DELTAS, st.integers(1, SAMPLES)), min_size=1, max_s
 def folded(updates: list[Update], bits: int = BITS) -> rules.Sum:
     total = rules.empty_sum(3, bits)
     for delta, weight in updates:
-        rules.fold(total, delta, weight)
+        rules.fold(total, delta, weight, weight)
     return total
 
 
@@ -98,7 +98,7 @@ def test_the_bits_do_not_depend_on_how_many_are_folded_at_a_time(
     def result() -> npt.NDArray[np.float64]:
         total = rules.empty_sum(100, BITS)
         for delta, weight in updates:
-            rules.fold(total, delta, weight)
+            rules.fold(total, delta, weight, weight)
         return rules.mean(total)
 
     whole = result()
@@ -110,7 +110,7 @@ def test_a_model_of_more_than_one_block_is_folded_to_its_end() -> None:
     size = 2 * rules._BLOCK + 3
     total = rules.empty_sum(size, BITS)
     delta = np.linspace(-1, 1, size, dtype=np.float32)
-    rules.fold(total, delta, 2)
+    rules.fold(total, delta, 2, 2)
     np.testing.assert_allclose(rules.mean(total), delta, rtol=0, atol=2.0**-BITS)
 
 
@@ -163,7 +163,7 @@ def test_the_worst_that_admission_lets_through_does_not_overflow(
     if bits < rules.FEWEST_BITS:
         return
     total = rules.empty_sum(2, bits)
-    rules.fold(total, np.array([largest, -largest], np.float32), nodes * samples)
+    rules.fold(total, np.array([largest, -largest], np.float32), nodes * samples, nodes * samples)
     on_grid = round(Fraction(largest) * 2**bits)
     assert total.total.tolist() == [on_grid * nodes * samples, -on_grid * nodes * samples]
     assert total.weight * math.ldexp(1.0, bits) == Fraction(total.weight) * 2**bits
@@ -175,7 +175,7 @@ def test_every_node_at_every_limit_at_once_gives_the_limit() -> None:
     total = rules.empty_sum(3, bits)
     worst = np.array([1, -1, 0.5], np.float32) * np.float32(limits.max_abs_delta)
     for _ in range(limits.max_nodes):
-        rules.fold(total, worst, limits.max_samples)
+        rules.fold(total, worst, limits.max_samples, limits.max_samples)
     assert rules.mean(total).tolist() == [16.0, -16.0, 8.0]
 
 

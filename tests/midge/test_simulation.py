@@ -435,7 +435,7 @@ def test_nodes_score_every_version_the_last_one_too(run: Callable[..., Run]) -> 
     assert told[-1]["accuracy"] > told[0]["accuracy"]
     assert [one["version"] for one in done.entries("evaluated")] == [0, 1, 2, 3]
     done.federation.clock.run_until(done.federation.clock.now)  # the receipts are on their way
-    assert done.federation.nodes[done.names[0]].shell.agent.memory.entry is None
+    assert done.federation.nodes[done.names[0]].shell.agent.memory.entries == ()
 
 
 def test_scores_change_neither_model_nor_ledger(

@@ -91,7 +91,11 @@ class Stage:
         raise ValueError(effect)
 
     def _feed(self, event: Any, now: float) -> list[str]:  # noqa: ANN401
-        return [line for effect in self.machine.handle(event, now) if (line := self.tell(effect))]
+        effects = self.machine.handle(event, now)
+        lines = [line for effect in effects if (line := self.tell(effect))]
+        if any(isinstance(effect, agg.Spool) for effect in effects):
+            lines += self._feed(agg.Spooled(), now)
+        return lines
 
     def _ring(self, until: float) -> list[str]:
         lines: list[str] = []
@@ -108,6 +112,7 @@ class AggregatorStage(Stage):
     def __init__(self) -> None:
         self.models = {0: _params(0, 0)}
         self.disk = agg.Checkpoint("r", "null", 0, 0, IDS["us"], 0, (), 0, 0, self.models[0])
+        self.spooled: list[tuple[int, agg.Kept]] = []
         self.sent: dict[tuple[str, str], tuple[bytes, int]] = {}
         self.board = self.published = b""
 
@@ -117,7 +122,11 @@ class AggregatorStage(Stage):
         return self.on_restart()
 
     def on_restart(self) -> list[str]:
-        self.machine = Coordinator(self.settings, self.disk, self.now)
+        models = {version: params.flat for version, params in self.models.items()}
+        self.machine = Coordinator(self.settings, self.disk, self.now, models)
+        for version, kept in self.spooled:
+            if version == self.disk.version:
+                self.machine.handle(agg.Recovered(kept), self.now)
         return []
 
     def on_begin(self, names: str, **words: str) -> list[str]:
@@ -203,6 +212,10 @@ class AggregatorStage(Stage):
                 )
             case agg.Record(entry):
                 return _record(entry)
+            case agg.Spool(kept):
+                self.spooled.append((self.disk.version, kept))
+                what = "" if kept.body is not None else f" refused: {kept.reason}"
+                return f"spool {kept.node} {kept.offer.counter}{what}"
             case agg.Evaluate(version):
                 return f"evaluate v{version}"
         return super().tell(effect)
@@ -254,6 +267,9 @@ class NodeStage(Stage):
         bitmap = chunks.to_bitmap([int(index) for index in missing])
         return _receipt("want", int(counter), missing=bitmap)
 
+    def on_stored(self, counter: str) -> Received:
+        return _receipt("stored", int(counter))
+
     def on_counted(self, counter: str, version: str) -> Received:
         return _receipt("settled", int(counter), version=int(version))
 
@@ -270,7 +286,8 @@ class NodeStage(Stage):
             case node.Keep(memory):
                 self.disk = memory
                 term, round_ = memory.trained
-                held = f"update {memory.entry.counter}" if memory.entry else "no update"
+                counters = ", ".join(str(entry.counter) for entry in memory.entries)
+                held = f"update {counters}" if counters else "no update"
                 return f"keep {held}, follows term {memory.term}, trained for {term}.{round_}"
             case node.Log(_, text):
                 return f"log {text}"
@@ -312,7 +329,19 @@ def _manifest(version: int, words: Words) -> Manifest:
         count=chunks.count(len(made.body), chunk_bytes),
         digest=made.body_digest,
         model=made.model,
-        plan=Plan(task, 0, int(words.get("epochs", 1)), 0, 0.1, 0.0, packing, cohort, 60.0),
+        plan=Plan(
+            task,
+            0,
+            int(words.get("epochs", 1)),
+            0,
+            0.1,
+            0.0,
+            packing,
+            cohort,
+            60.0,
+            open="open" in words,
+            max_staleness=int(words.get("stale", 0)),
+        ),
     )
 
 
@@ -371,7 +400,7 @@ def _message(topic: str, payload: bytes) -> str:
         case ["down", "model"]:
             one = codec.decode(Manifest, payload)
             what = " for scores" if one.plan.compression == "empty" else ""
-            asked = f"asks {_names(one.plan.cohort)}{what}"
+            asked = "asks all" if one.plan.open else f"asks {_names(one.plan.cohort)}{what}"
             return f"v{one.version} round {one.round} term {one.term} {asked}"
         case ["down", "model", *_] | ["up", _, "update", _]:
             chunk = codec.decode(Chunk, payload)
@@ -396,6 +425,8 @@ def _told(receipt: Receipt) -> str:
     if receipt.kind == "want":
         missing = chunks.from_bitmap(receipt.missing, 64)
         return f"want {receipt.counter}: " + (" ".join(map(str, missing)) or "all is here")
+    if receipt.kind == "stored":
+        return f"stored {receipt.counter}"
     how = f"counted in v{receipt.version}" if receipt.version else f"refused: {receipt.reason}"
     return f"settled {receipt.counter} {how}"
 
@@ -403,7 +434,7 @@ def _told(receipt: Receipt) -> str:
 def _record(entry: Mapping[str, Any]) -> str:
     match entry["event"]:
         case "version":
-            counted = " ".join(f"{one['node']}*{one['weight']}" for one in entry["counted"])
+            counted = " ".join(f"{one['node']}*{one['weight']:g}" for one in entry["counted"])
             return (
                 f"record version {entry['version']} closed by {entry['closed_by']}: {counted}; "
                 f"without {_reasons(entry['missing'])}"

@@ -1,0 +1,121 @@
+"""Bodies on their way in: who may send, which chunks are asked for next, how long that may take.
+Pure.
+
+Bounded in bytes: an offer beyond `uploads_bytes` waits until others have finished, so a fleet that
+answers at once does not need a fleet's worth of memory. Bounded in time: a transfer that brings
+nothing new for `upload_idle_s` is forgotten. Chunks are asked for a few at a time, so a node that
+turns out late has not sent everything for nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aggregator.config import Limits
+from shared.chunks import Assembly
+from shared.messages import Chunk, Offer
+
+ASKED_BYTES = 2 * 2**20
+"""What is asked for at a time; the next chunks are when these are here."""
+
+
+@dataclass(slots=True)
+class Upload:
+    """One body of which some is here."""
+
+    offer: Offer
+    assembly: Assembly
+    idle_at: float
+    """When it is forgotten, unless something new comes."""
+    asked: set[int]
+    """Chunks that were asked for and are not here."""
+
+    def ask(self) -> list[int]:
+        """The chunks to send now."""
+        at_a_time = max(1, ASKED_BYTES // self.offer.chunk_bytes)
+        self.asked = set(self.assembly.missing()[:at_a_time])
+        return sorted(self.asked)
+
+
+class Uploads:
+    """At most one a node, and offers that wait for their turn."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._uploads: dict[str, Upload] = {}
+        self._waiting: dict[str, Offer] = {}
+
+    def ask(self, node: str, offer: Offer, now: float) -> list[int]:
+        """Which chunks of an offered body to send now; none while it waits for its turn."""
+        upload = self._uploads.get(node)
+        if upload is not None and self._goes_on(upload, offer):
+            upload.offer = offer
+            return upload.ask()
+        self.drop(node)
+        if not self._fits(offer):
+            self._waiting[node] = offer
+            return []
+        assembly = Assembly(offer.counter, offer.size, offer.chunk_bytes)
+        upload = Upload(offer, assembly, now + self._limits.upload_idle_s, set())
+        self._uploads[node] = upload
+        return upload.ask()
+
+    def add(self, node: str, chunk: Chunk, now: float) -> Upload | None:
+        """Take a chunk; None when it brings nothing new. PeerError when it does not fit the offer.
+
+        Without an offer it is too late for it.
+        """
+        upload = self._uploads.get(node)
+        if upload is None or chunk.of != upload.assembly.of or not upload.assembly.add(chunk):
+            return None
+        upload.asked.discard(chunk.index)
+        upload.idle_at = now + self._limits.upload_idle_s
+        return upload
+
+    def wait(self, node: str, offer: Offer) -> None:
+        """Put an offer aside until there is room for it."""
+        self.drop(node)
+        self._waiting[node] = offer
+
+    def drop(self, node: str) -> None:
+        """Forget what a node was sending or waits to send."""
+        self._uploads.pop(node, None)
+        self._waiting.pop(node, None)
+
+    def expire(self, now: float) -> bool:
+        """Forget what brought nothing new for too long; whether there was any."""
+        idle = [node for node, upload in self._uploads.items() if upload.idle_at <= now]
+        for node in idle:
+            del self._uploads[node]
+        return bool(idle)
+
+    def next_deadline(self) -> float | None:
+        """When the next transfer is forgotten."""
+        return min((upload.idle_at for upload in self._uploads.values()), default=None)
+
+    def unfinished(self) -> dict[str, Offer]:
+        """Every offer whose body is not here."""
+        return {node: upload.offer for node, upload in self._uploads.items()} | self._waiting
+
+    def turns(self) -> Iterator[tuple[str, Offer]]:
+        """Those who wait and whose turn it is now, in their order, each once."""
+        for node, offer in list(self._waiting.items()):
+            if not self._fits(offer):
+                return
+            del self._waiting[node]
+            yield node, offer
+
+    def _fits(self, offer: Offer) -> bool:
+        in_transfer = sum(upload.offer.size for upload in self._uploads.values())
+        return not self._uploads or in_transfer + offer.size <= self._limits.uploads_bytes
+
+    @staticmethod
+    def _goes_on(upload: Upload, offer: Offer) -> bool:
+        """Whether what is here is of use for this offer, which may cut the body finer now."""
+        if _body(upload.offer) != _body(offer):
+            return False
+        same = upload.offer.chunk_bytes == offer.chunk_bytes
+        return same or upload.assembly.recut(offer.chunk_bytes)
+
+
+def _body(offer: Offer) -> tuple[str, int, bytes, int]:
+    return (offer.state_id, offer.counter, offer.digest, offer.size)
