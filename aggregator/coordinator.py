@@ -513,6 +513,8 @@ class Coordinator:
         settings = self.config.rounds
         in_hand = set(self._intake.in_hand)
         present = set(self._roster.present(self.config.task))
+        if self._finished and self._roster.unsure and not present >= self._intake.counted_in_last:
+            return []  # after a restart: all who made the last version are to score it
         if settings.open:
             return self._open_to_all(present, now)
         size, goal, needed = len(present), None, 1  # for scores alone: everybody who is here

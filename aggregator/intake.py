@@ -172,6 +172,12 @@ class Intake:
             self.settle(node, Verdict(one.offer.state_id, one.offer.counter, version, ""))
         return {node: self.settled[node] for node in sorted(self.in_hand)}
 
+    @property
+    def counted_in_last(self) -> set[str]:
+        """Whose updates made the current version."""
+        version = self._release.version
+        return {node for node, verdict in self.settled.items() if verdict.version == version}
+
     def renew(self, release: Release, now: float) -> list[Answer]:
         """Start on a new version: what was not finished and is too stale for it is late."""
         self._begin(release)
