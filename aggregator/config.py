@@ -19,16 +19,16 @@ class Rounds(Settings):
     rounds: int = Field(default=10, ge=0)
     """The run ends at this version; 0: it never ends."""
     mode: Literal["synchronous", "buffered", "asynchronous"] = "synchronous"
-    """synchronous: a cohort is asked, and a version is made of its updates (FedAvg). buffered: anybody
-    trains, and `goal` updates make a version, stale ones weighing less (FedBuff). asynchronous: every
-    update is mixed into the model as it comes (FedAsync). See `[staleness]`."""
+    """synchronous: a cohort is asked, and a version is made of its updates (FedAvg). buffered:
+    anybody trains, and `goal` updates make a version, stale ones weighing less (FedBuff).
+    asynchronous: every update is mixed into the model as it comes (FedAsync). See `[staleness]`."""
     fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the present nodes that is asked in a round (C in McMahan et al. 2017)."""
     count: int | None = Field(default=None, ge=1, le=MAX_NODES)
     """Asks a fixed number of nodes instead of a share."""
     goal: int | None = Field(default=None, ge=1, le=MAX_NODES)
-    """The window closes when so many updates are in; not set: when the whole cohort's are; buffered:
-    10, asynchronous: 1."""
+    """The window closes when so many updates are in; not set: when the whole cohort's are;
+    buffered: 10, asynchronous: 1."""
     max_staleness: int = Field(default=10, ge=0, le=1000)
     """buffered, asynchronous: an update that was trained on a version further behind is refused."""
     publish_every_s: float = Field(default=0.0, ge=0, le=3600)
@@ -90,8 +90,8 @@ class Rounds(Settings):
 
 
 class Staleness(Settings):
-    """What an update is worth that is tau versions behind: s(tau), with s(0) = 1. Only for the modes
-    buffered and asynchronous.
+    """What an update is worth that is tau versions behind: s(tau), with s(0) = 1. Only for the
+    modes buffered and asynchronous.
     """
 
     weight: Literal["constant", "polynomial", "hinge"] = "polynomial"
@@ -157,8 +157,8 @@ class Limits(Settings):
     inbox_bytes: int = Field(default=256 * 2**20, ge=2**20)
     """Messages that wait for the loop; what does not fit is dropped, counted and wanted again."""
     uploads_bytes: int = Field(default=128 * 2**20, ge=2**20)
-    """Updates in transfer at one time; further offers wait for their turn. A node has one at a time,
-    of just the bytes that the model's size makes."""
+    """Updates in transfer at one time; further offers wait for their turn. A node has one at a
+    time, of just the bytes that the model's size makes."""
     upload_idle_s: float = Field(default=300.0, gt=0, le=86_400)
     """A transfer that brings nothing new for so long is forgotten; the node begins it anew."""
     spool_bytes: int = Field(default=4 * 2**30, ge=2**20)
@@ -198,12 +198,15 @@ class Config(Settings):
     for that alone."""
     seed: int = Field(default=0, ge=0, le=2**53)
     durability: Literal["none", "process", "power"] = "process"
-    """What an accepted update outlives here before the node is told `stored`. process: this process,
-    the update is handed to the operating system. power: a power cut, it is synced to the disk. none:
-    nothing, updates stay in memory; the nodes keep them and send them once more."""
+    """What an accepted update outlives here before the node is told `stored`. process: this
+    process, the update is handed to the operating system. power: a power cut, it is synced to the
+    disk. none: nothing, updates stay in memory; the nodes keep them and send them once more."""
     keep_updates: bool = False
-    """Keep every counted update, and the checkpoint that they start from, for `midge replay`. Nothing
-    is cleared away then: plan for nodes x rounds x the size of an update."""
+    """Keep every counted update, and the checkpoint that they start from, for `midge replay`.
+    Nothing is cleared away then: plan for nodes x rounds x the size of an update."""
+    broker_alarm: bool = True
+    """Tell when the broker drops messages for want of room, as far as it says so ($SYS topics). A
+    few brokers end a connection that asks for these: then false."""
     takeover: bool = False
     """Lead a run that another aggregator led before; without it, finding one ends this
     aggregator."""
@@ -254,7 +257,8 @@ class Config(Settings):
             )
         if rounds.mode == "asynchronous" and self.server != Server():
             raise ValueError(
-                "[server] has no part in mode = asynchronous, staleness.mixing_rate has: leave it out"
+                "[server] has no part in mode = asynchronous, staleness.mixing_rate has: "
+                "leave it out"
             )
         if rounds.mode == "buffered" and self.limits.grid_bits(STEPS) < FEWEST_BITS:
             raise ValueError(

@@ -1,7 +1,8 @@
 """The aggregator's machine: who is in, what is open, when a window closes.
 
 Theory of operation. A *round* runs from one manifest to the next. Its *window* asks a cohort for
-updates against the current version, and folds each into the exact mean once it is on disk. It closes
+updates against the current version, and each is folded into the exact mean once it is on disk. It
+closes
 
 - when `goal` updates are in,
 - or early, when every member that is missing is gone or has declined, and at least `min_updates`
@@ -26,9 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-import numpy as np
-
-from aggregator import ledger, local_test, release, selection, step
+from aggregator import ledger, local_test
 from aggregator.bulletin import Bulletin
 from aggregator.config import Config, recipe
 from aggregator.events import (
@@ -47,12 +46,14 @@ from aggregator.events import (
     Stop,
 )
 from aggregator.intake import Answer, Intake, Reply, settled_receipt
+from aggregator.lineage import Lineage
+from aggregator.release import Release
 from aggregator.roster import Roster
+from aggregator.rounds import Rounds
 from aggregator.tally import REFUSALS_RECORDED, Tally
 from aggregator.voice import Meeting, Voice
 from aggregator.window import Window
 from shared import codec
-from shared.compression import EMPTY
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import (
@@ -99,30 +100,23 @@ class Coordinator:
         boot = checkpoint.boot + 1
         # After a fallback to an older checkpoint its term is behind; the boots are counted apart.
         self.voice = Voice(config, checkpoint.owner, boot, max(checkpoint.term + 1, boot))
-        self._round = checkpoint.round
-        self._ledger = checkpoint.ledger
         self._closed = checkpoint.closed
-        self._release = release.make(checkpoint.version, checkpoint.params, checkpoint.settled)
-        self._optimizer = step.optimizer(config.server)
-        parameters = checkpoint.params.spec.size
-        self._optimizer_state = checkpoint.optimizer or self._optimizer.init(parameters)
+        self._lineage = Lineage(config.server, checkpoint)
         self._intake = Intake(
             self._release, config, checkpoint.settled, checkpoint.bases, models or {}
         )
         self._roster = Roster(config.limits.max_nodes, config.rounds.gone_grace_s)
         self._bulletin = Bulletin()
         self._tally = Tally()
-        self._broker_dropped: int | None = None
         self._offline_since: float | None = now
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
-        self._closing = config.local_test
         self._begun = False
         self._over = False
-        self._window: Window | None = None
+        self._rounds = Rounds(config, checkpoint.round, self._roster, self._intake)
         self._intake.asked |= set(checkpoint.entitled)
         if checkpoint.asked:
-            self._open(set(checkpoint.asked), checkpoint.goal, set(), now)
+            self._rounds.open(set(checkpoint.asked), checkpoint.goal, set(), now)
 
     # The machine's calls
 
@@ -147,27 +141,27 @@ class Coordinator:
         if self._offline_since is None:
             times.append(self._roster.next_deadline())
             times.append(self._intake.next_deadline())
-            times.append(self._window.next_deadline() if self._window else None)
+            times.append(self._rounds.window.next_deadline() if self._rounds.window else None)
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> Checkpoint:
         """What a successor needs beside the updates in hand, which are in the spool."""
-        window = self._window
+        window = self._rounds.window
         return Checkpoint(
             run=self.config.run,
             task=self.config.task,
             boot=self.voice.boot,
             term=self.voice.term,
             owner=self.voice.owner,
-            round=self._round,
+            round=self._rounds.number,
             asked=tuple(sorted(window.asked)) if window else (),
             goal=window.goal if window else 0,
             entitled=tuple(sorted(self._intake.asked))[:MAX_NODES],
-            version=self._release.version,
+            version=self._version,
             params=self._release.params,
-            optimizer=self._optimizer_state,
+            optimizer=self._lineage.optimizer_state,
             settled=dict(self._intake.settled),
-            ledger=self._ledger,
+            ledger=self._lineage.ledger,
             bases=self._intake.bases,
             closed=self._closed,
         )
@@ -179,7 +173,7 @@ class Coordinator:
 
     def last_words(self, now: float) -> tuple[str, bytes]:
         """Topic and payload of a clean end: how far the run came."""
-        doing = "finished" if self._finished and self._window is None else STOPPED
+        doing = "finished" if self._rounds.finished and self._rounds.window is None else STOPPED
         state = replace(self._state(now), alive=False, doing=doing, window=None)
         return self.voice.topics.aggregator_state, codec.encode_json(state)
 
@@ -199,6 +193,16 @@ class Coordinator:
                 return [Save(self.snapshot()), self._record("stopped"), *self._stop()]
             case Received(topic, payload):
                 return self._on_received(topic, payload, now)
+            case Tick():
+                return []
+            case _:
+                return self._on_own(event)
+
+    def _on_own(
+        self, event: Recovered | Spooled | InboxDropped | Evaluated | EvaluationFailed
+    ) -> list[Effect]:
+        """What our own shell says."""
+        match event:
             case Recovered(kept):
                 self._intake.recover(kept)
                 return []
@@ -210,14 +214,12 @@ class Coordinator:
                 return [self._record("inbox_dropped", messages=messages)]
             case Evaluated() | EvaluationFailed():
                 return self._on_evaluated(event)
-            case Tick():
-                return []
             case _:
                 assert_never(event)
 
     def _on_connected(self, event: Connected, now: float) -> list[Effect]:
-        if self._window is not None and self._offline_since is not None:
-            self._window.put_off(now - self._offline_since)
+        if self._rounds.window is not None and self._offline_since is not None:
+            self._rounds.window.put_off(now - self._offline_since)
         self._offline_since = None
         self._roster.doubt_all(now)
         self._bulletin.all_new()
@@ -239,7 +241,7 @@ class Coordinator:
                 )
             )
             if self.config.evaluate:
-                effects.append(Evaluate(self._release.version, self._release.params))
+                effects.append(self._evaluate())
         return effects
 
     def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
@@ -261,7 +263,7 @@ class Coordinator:
             ]
 
     def _on_manifest(self, payload: bytes) -> list[Effect]:
-        match self.voice.meet(payload, self._release.version, self._round):
+        match self.voice.meet(payload, self._version, self._rounds.number):
             case Meeting.FINE:
                 return []
             case Meeting.GARBAGE:
@@ -279,16 +281,9 @@ class Coordinator:
                 )
 
     def _on_broker_dropped(self, payload: bytes) -> list[Effect]:
-        """The broker's counter of messages that it had no room for; what it had before we came is
-        not our trouble.
-        """
-        if not payload.isdigit() or len(payload) > len(str(2**53)):
+        messages = self._tally.broker_dropped(payload)
+        if not messages:
             return []
-        before, self._broker_dropped = self._broker_dropped, int(payload)
-        if before is None or self._broker_dropped <= before:
-            return []
-        messages = self._broker_dropped - before
-        self._tally.dropped_by_broker += messages
         self._bulletin.changed()
         return [self._record("broker_dropped", messages=messages)]
 
@@ -299,7 +294,7 @@ class Coordinator:
         return []
 
     def _on_evaluated(self, event: Evaluated | EvaluationFailed) -> list[Effect]:
-        if event.version == self._release.version:
+        if event.version == self._version:
             self._unscored = False
         if isinstance(event, EvaluationFailed):
             return [self._record("evaluation_failed", version=event.version, reason=event.reason)]
@@ -334,9 +329,9 @@ class Coordinator:
             if reply.refused is None:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])
-            window = self._window
+            window = self._rounds.window
             # Of this round, by the node that was born here: not noise in its name.
-            its_own = reply.refused.round == self._round and self._roster.knows(
+            its_own = reply.refused.round == self._rounds.number and self._roster.knows(
                 reply.node, reply.refused.state_id
             )
             if window and reply.node in window.asked and its_own:
@@ -349,7 +344,7 @@ class Coordinator:
                         node=reply.node,
                         update=ledger.update_name(reply.refused),
                         base_version=reply.refused.base_version,
-                        staleness=max(0, self._release.version - reply.refused.base_version),
+                        staleness=max(0, self._version - reply.refused.base_version),
                         reason=reply.receipt.reason,
                     )
                 )
@@ -357,44 +352,20 @@ class Coordinator:
 
     # Rounds
 
-    @property
-    def _finished(self) -> bool:
-        return 0 < self.config.rounds.rounds <= self._release.version
-
-    @property
-    def _wanted(self) -> bool:
-        """Whether another round is to come: for the next version, or for scores of the last."""
-        return not self._finished or self._closing
-
-    @property
-    def _least(self) -> int:
-        """Updates that a round is closed with before its deadline; of scores any are welcome."""
-        return 1 if self._finished else self.config.rounds.min_updates
-
     def _advance(self, now: float) -> list[Effect]:
         """Close what can be closed, open what can be opened, end when the run is over."""
         if self._over:
             return []
-        effects: list[Effect] = []
-        if self._window is not None:
-            if self.config.rounds.open:
-                present = self._roster.present(self.config.task)
-                self._window.ask_all({*present, *self._intake.in_hand}, self._roster)
-            else:
-                effects += self._stand_in(self._window)
-            effects += self._close_if_due(now)
-        if self._window is None and self._wanted and (opened := self._open_next(now)):
+        effects = self._stand_in() + self._close_if_due(now)
+        rounds = self._rounds
+        if rounds.window is None and rounds.wanted and (opened := self._open_next(now)):
             effects += [Save(self.snapshot()), *opened]
             effects += self._close_if_due(now)  # enough may have come while no window was open
-        self._intake.open = not self._finished or self._window is not None
-        scores_may_come = self._closing and self._roster.unsure
-        if (
-            self._finished
-            and self._window is None
-            and not self._unscored
-            and not scores_may_come
-        ):
-            effects.append(self._record("finished", version=self._release.version))
+        idle = rounds.finished and rounds.window is None
+        self._intake.open = not idle
+        scores_may_come = rounds.closing and self._roster.unsure
+        if idle and not self._unscored and not scores_may_come:
+            effects.append(self._record("finished"))
             self._bulletin.all_new()
             effects += self._tell(now)
             effects += self._stop()
@@ -404,53 +375,38 @@ class Coordinator:
         self._over = True
         return [Stop(failure)]
 
-    def _stand_in(self, window: Window) -> list[Effect]:
-        """Late joiners take the places of members that are gone."""
-        present = self._roster.present(self.config.task)
-        pairs = window.stand_ins(present, self._intake.in_hand, self._roster)
-        self._intake.asked.update(joiner for joiner, _ in pairs)
+    def _stand_in(self) -> list[Effect]:
+        pairs = self._rounds.look_round()
         told = [self._record("stand_in", node=node, place_of=member) for node, member in pairs]
         return [Save(self.snapshot()), *told, self._publish_manifest()] if pairs else []
 
     def _close_if_due(self, now: float) -> list[Effect]:
-        window, in_hand = self._window, self._intake.in_hand
-        if window is None or self._intake.pending:
-            return []  # what is on its way to the disk belongs to this version
-        why = window.due(in_hand, self._least, self._roster, now)
-        if why is None:
+        rounds, in_hand = self._rounds, self._intake.in_hand
+        window, why = rounds.window, rounds.due(now)
+        if window is None or why is None:
             return []
-        if self._finished:
+        if rounds.finished:
             return self._end_scoring(now)
         if why != "below quorum":
             return self._flush(window, why, now)
-        if self.config.rounds.open:
-            window.deadline_at = now + self.config.rounds.deadline_s
-        else:
-            self._window = None
+        rounds.carry_over(now)
         self._bulletin.changed()
         return [
             self._record(
                 "carried_over",
                 in_hand=sorted(in_hand),
                 missing=window.why_missing(in_hand, self._roster),
-                reason=f"{len(in_hand)} updates at the deadline, min_updates = {self._least}",
+                reason=f"{len(in_hand)} updates at the deadline, min_updates = {rounds.least}",
             )
         ]
 
     def _flush(self, window: Window, why: str, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""
-        counted = self._intake.counted()
         missing = window.why_missing(self._intake.in_hand, self._roster)
-        version = self._release.version + 1
         scores = self._local_test()
-        params, self._optimizer_state = step.step(
-            self._release.params, self._intake.sum, self._optimizer, self._optimizer_state
-        )
-        self._ledger = ledger.chain(self._ledger, version, counted)
-        verdicts = self._intake.count(version)
+        counted, verdicts = self._lineage.advance(self._intake)
         for node, verdict in verdicts.items():
             self._roster.settled(node, verdict)
-        self._release = release.make(version, params, self._intake.settled)
         closed = self._record(
             "version",
             closed_by=why,
@@ -458,20 +414,16 @@ class Coordinator:
             expected=len(window.asked),
             missing=missing,
             counted=[one.entry() for one in counted],
-            bytes_up=self._tally.bytes_up,
             bytes_down=sum(one.bytes_down for one in counted),
-            unreadable=self._tally.unreadable,
-            refused=self._tally.refused,
-            dropped_here=self._tally.dropped_here,
-            dropped_by_broker=self._tally.dropped_by_broker,
-            ledger_sha256=self._ledger.hex(),
+            **self._tally.entry(),
+            ledger_sha256=self._lineage.ledger.hex(),
         )
         self._closed = closed.entry
-        self._window = None
-        self._tally = Tally()
+        self._rounds.window = None
+        self._tally = self._tally.next()
         self._unscored = self.config.evaluate
         late = self._answer(self._intake.renew(self._release, now))
-        opened = self._open_next(now) if self._wanted else []
+        opened = self._open_next(now) if self._rounds.wanted else []
         return [
             *scores,  # first: a crash would lose them, and told twice they are the same
             Save(self.snapshot()),
@@ -480,14 +432,14 @@ class Coordinator:
             *(opened or [self._publish_manifest()]),
             *self._tell_verdicts(verdicts),
             *late,
-            *([Evaluate(version, params)] if self.config.evaluate else []),
+            *([self._evaluate()] if self.config.evaluate else []),
         ]
 
     def _end_scoring(self, now: float) -> list[Effect]:
         """Take the nodes' scores of the last version; there is no other version to be made."""
-        self._closing = False
-        self._window = None
-        verdicts, scores = self._intake.count(self._release.version), self._local_test()
+        self._rounds.closing = False
+        self._rounds.window = None
+        verdicts, scores = self._intake.count(self._version), self._local_test()
         late = self._answer(self._intake.renew(self._release, now))
         return [
             *scores,
@@ -510,59 +462,36 @@ class Coordinator:
 
     def _open_next(self, now: float) -> list[Effect]:
         """Open a window if enough nodes are present. The caller saves the checkpoint first."""
-        settings = self.config.rounds
-        in_hand = set(self._intake.in_hand)
-        present = set(self._roster.present(self.config.task))
-        if self._finished and self._roster.unsure and not present >= self._intake.counted_in_last:
-            return []  # after a restart: all who made the last version are to score it
-        if settings.open:
-            return self._open_to_all(present, now)
-        size, goal, needed = len(present), None, 1  # for scores alone: everybody who is here
-        if not self._finished:
-            size = selection.cohort_size(len(present | in_hand), settings.fraction, settings.count)
-            goal, needed = settings.goal, settings.min_nodes
-        size = min(max(size, self._least), self.voice.largest_cohort)
-        missing = size - len(in_hand)
-        rng = np.random.default_rng((self.config.seed, self._round + 1))
-        # Whoever was asked already on this version may have begun: those before others.
-        cohort = selection.draw(present - in_hand, missing, rng, first=self._intake.asked)
-        if len(present) < needed or len(in_hand | set(cohort)) < self._least:
+        made = self._rounds.begin(self.voice.largest_cohort, now)
+        if made is None:
             return []
-        self._round += 1
-        asked = set(cohort) | in_hand
-        self._open(asked, min(goal or len(asked), len(asked)), present - asked, now)
+        self._bulletin.changed()
+        carried = sorted(self._intake.in_hand)
         return [
-            self._record("round", cohort=list(cohort), carried=sorted(in_hand)),
+            self._record("round", cohort=list(made.cohort), carried=carried),
             self._publish_manifest(),
         ]
 
-    def _open_to_all(self, present: set[str], now: float) -> list[Effect]:
-        """Open a window in which anybody may train, on this version or a recent one."""
-        if len(present) < self.config.rounds.min_nodes:
-            return []
-        self._round += 1
-        self._open(present, self.config.rounds.open_goal, set(), now)
-        return [self._record("round", cohort=[], carried=[]), self._publish_manifest()]
-
-    def _open(self, asked: set[str], goal: int, bystanders: set[str], now: float) -> None:
-        rounds = self.config.rounds
-        packing: str = self.config.training.compression
-        self._intake.compression = EMPTY if self._finished else packing
-        self._window = Window(asked, goal, now, now + rounds.deadline_s, bystanders)
-        if rounds.publish_every_s:
-            self._window.not_before = now + rounds.publish_every_s
-        self._intake.asked |= asked
-        self._bulletin.changed()
-
     # What goes out
 
+    @property
+    def _release(self) -> Release:
+        return self._lineage.release
+
+    @property
+    def _version(self) -> int:
+        return self._release.version
+
+    def _evaluate(self) -> Evaluate:
+        return Evaluate(self._version, self._release.params)
+
     def _publish_manifest(self) -> Publish:
-        window, open_ = self._window, self.config.rounds.open
+        window, open_ = self._rounds.window, self.config.rounds.open
         return self.voice.manifest(
             self._release,
-            self._round,
+            self._rounds.number,
             window.missing(self._intake.in_hand) if window and not open_ else (),
-            scores_only=self._finished and window is not None,
+            scores_only=self._rounds.finished and window is not None,
             open_=open_ and window is not None,
         )
 
@@ -570,8 +499,8 @@ class Coordinator:
         head = {
             "event": event,
             "term": self.voice.term,
-            "round": self._round,
-            "version": self._release.version,
+            "round": self._rounds.number,
+            "version": self._version,
             "model_sha256": self._release.model.hex(),
         }
         return Record({**head, **entry})
@@ -588,27 +517,17 @@ class Coordinator:
         )
 
     def _state(self, now: float) -> AggregatorState:
-        window = self._window
-        shown = None
-        if window is not None:
-            shown = window.shown(self._round, self._intake.in_hand, self._roster, now)
+        window = self._rounds.window
         present, needed = len(self._roster.present(self.config.task)), self.config.rounds.min_nodes
-        waiting = f"waiting for nodes: {present} of {needed} present"
-        collecting = "collecting scores" if self._finished else "collecting updates"
-        doing = collecting if window else "finished" if self._finished else waiting
-        return AggregatorState(
-            alive=True,
-            owner=self.voice.owner,
-            boot=self.voice.boot,
-            connection=self.voice.connection,
-            term=self.voice.term,
-            round=self._round,
-            version=self._release.version,
-            rounds=self.config.rounds.rounds,
-            doing=doing,
-            window=shown,
-            accuracy=self._score.accuracy if self._score else None,
-            loss=self._score.loss if self._score else None,
-            bytes_up=self._tally.bytes_up,
-            trouble=self._tally.trouble[:200],
+        doing = f"waiting for nodes: {present} of {needed} present"
+        if window is not None:
+            doing = "collecting scores" if self._rounds.finished else "collecting updates"
+        elif self._rounds.finished:
+            doing = "finished"
+        state = self.voice.state(
+            self._rounds.number, self._version, doing, self._score, self._tally
         )
+        if window is None:
+            return state
+        shown = window.shown(self._rounds.number, self._intake.in_hand, self._roster, now)
+        return replace(state, window=shown)

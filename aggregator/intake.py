@@ -1,8 +1,8 @@
 """Updates from the offer to the verdict: judged, sent, checked, spooled, folded, settled. Pure.
 
 What is accepted or refused goes to the spool first (`Kept`), and only when that is on disk
-(`spooled`) it is folded and the node is told. What is folded exists only in the sum and on disk; the
-header stays for the ledger.
+(`spooled`) it is folded and the node is told. What is folded exists only in the sum and on disk;
+the header stays for the ledger.
 """
 
 from collections.abc import Mapping
@@ -140,13 +140,15 @@ class Intake:
             return
         delta = None
         if kept.body is not None:
+            reason = "this aggregator lost the version it was trained on"
             try:
-                if self._bases.get(kept.offer.base_version) != kept.offer.base:
-                    raise PeerError("this aggregator lost the version it was trained on")
-                size = self._release.params.spec.size
-                delta = admission.unpack(kept.offer, kept.body, size, self._limits)
+                if self._bases.get(kept.offer.base_version) == kept.offer.base:
+                    size = self._release.params.spec.size
+                    delta = admission.unpack(kept.offer, kept.body, size, self._limits)
             except PeerError as error:
-                kept = replace(kept, body=None, reason=str(error))
+                reason = str(error)
+            if delta is None:
+                kept = replace(kept, body=None, reason=reason)
         self._conclude(kept, delta)
 
     def settle(self, node: str, verdict: Verdict) -> None:
@@ -173,10 +175,14 @@ class Intake:
         return {node: self.settled[node] for node in sorted(self.in_hand)}
 
     @property
+    def version(self) -> int:
+        """The version that is current."""
+        return self._release.version
+
+    @property
     def counted_in_last(self) -> set[str]:
         """Whose updates made the current version."""
-        version = self._release.version
-        return {node for node, verdict in self.settled.items() if verdict.version == version}
+        return {node for node, last in self.settled.items() if last.version == self.version}
 
     def renew(self, release: Release, now: float) -> list[Answer]:
         """Start on a new version: what was not finished and is too stale for it is late."""

@@ -27,13 +27,14 @@ class Journal:
         line = json.dumps(
             {"time": round(time_s, 3), **entry}, separators=(",", ":"), allow_nan=False
         ).encode()
-        start = self._file.seek(0, os.SEEK_END)
+        start, written = self._file.seek(0, os.SEEK_END), 0
         try:
-            if self._file.write(line + b"\n") <= len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            self._file.truncate(start)  # no half line: it is written whole when there is room
-            raise
+            written = self._file.write(line + b"\n")
+        finally:
+            if written <= len(line):
+                self._file.truncate(start)  # no half line: it is written whole when there is room
+        if written <= len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return line
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""Combine updates, each folded on arrival in O(model) memory: the exact mean, or the mixing of FedAsync.
+"""Combine updates, each folded on arrival in O(model) memory: the exact mean, or the mixing of
+FedAsync.
 
 The mean is exact on a grid of fixed-point integers: every delta is rounded once to a multiple of
 2**-bits, and from there on only integers are added, so the sum does not depend on the order, the

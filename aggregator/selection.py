@@ -1,9 +1,68 @@
-"""Which nodes are asked next. Pure: the generator is passed in, the roster is sorted here."""
+"""Which nodes are asked next. Pure: randomness is seeded by (seed, round), the roster is sorted
+here.
+"""
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
+
+from aggregator.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """Whom a round asks, and how many updates close it."""
+
+    cohort: tuple[str, ...]
+    """Who is to train; empty when anybody may."""
+    asked: frozenset[str]
+    """Who is waited for: the cohort, and those whose updates are in hand already."""
+    goal: int
+    bystanders: frozenset[str]
+    """Who is here and was not drawn."""
+
+
+def invite(
+    config: Config,
+    round_: int,
+    present: Collection[str],
+    in_hand: Collection[str],
+    before: Collection[str],
+    largest: int,
+) -> Invitation | None:
+    """Whom to ask in a round for the next version; None when too few are here.
+
+    `before` were asked on this version already and may have begun: they are drawn first. No more
+    than `largest` are named.
+    """
+    settings = config.rounds
+    here, have = set(present), set(in_hand)
+    if len(here) < settings.min_nodes:
+        return None
+    if settings.open:
+        return Invitation((), frozenset(here), settings.open_goal, frozenset())
+    size = cohort_size(len(here | have), settings.fraction, settings.count)
+    size = min(max(size, settings.min_updates), largest)
+    rng = np.random.default_rng((config.seed, round_))
+    cohort = draw(here - have, size - len(have), rng, first=before)
+    asked = frozenset(cohort) | have
+    if len(asked) < settings.min_updates:
+        return None
+    goal = min(settings.goal or len(asked), len(asked))
+    return Invitation(cohort, asked, goal, frozenset(here - asked))
+
+
+def invite_all(
+    present: Collection[str], in_hand: Collection[str], largest: int
+) -> Invitation | None:
+    """Ask everybody who is here for scores of the last version; None when nobody is."""
+    cohort = tuple(sorted(set(present) - set(in_hand))[:largest])
+    asked = frozenset(cohort) | set(in_hand)
+    if not present or not asked:
+        return None
+    return Invitation(cohort, asked, len(asked), frozenset(present) - asked)
 
 
 def cohort_size(present: int, fraction: float, count: int | None) -> int:

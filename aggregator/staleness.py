@@ -1,7 +1,8 @@
 """What an update is worth that was trained on an older version. Pure.
 
-The *staleness* tau of an update is the number of versions that were made since the one it was trained
-on; s(tau) is its weight against a fresh one, s(0) = 1. FedAsync (Xie et al. 2019) names the functions.
+The *staleness* tau of an update is the number of versions that were made since the one it was
+trained on; s(tau) is its weight against a fresh one, s(0) = 1. FedAsync (Xie et al. 2019) names the
+functions.
 """
 
 from aggregator.config import Staleness

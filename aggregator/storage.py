@@ -1,5 +1,5 @@
-"""The state directory of one aggregator: checkpoints, spool and journal as one, in the order in which
-they rely on each other.
+"""The state directory of one aggregator: checkpoints, spool and journal as one, in the order in
+which they rely on each other.
 """
 
 import logging

@@ -18,6 +18,33 @@ class Tally:
     """Messages that our own inbox had no room for."""
     dropped_by_broker: int = 0
     """Messages that the broker says it dropped, whosoever they were."""
+    broker_total: int | None = None
+    """The broker's own count, as it was told last."""
+
+    def broker_dropped(self, payload: bytes) -> int:
+        """Take the broker's count of messages that it had no room for; gives how many are new. What
+        it had dropped before we came is not our trouble.
+        """
+        if not payload.isdigit() or len(payload) > len(str(2**53)):
+            return 0
+        before, self.broker_total = self.broker_total, int(payload)
+        news = 0 if before is None else max(0, self.broker_total - before)
+        self.dropped_by_broker += news
+        return news
+
+    def entry(self) -> dict[str, int]:
+        """How the journal writes it down."""
+        return {
+            "bytes_up": self.bytes_up,
+            "unreadable": self.unreadable,
+            "refused": self.refused,
+            "dropped_here": self.dropped_here,
+            "dropped_by_broker": self.dropped_by_broker,
+        }
+
+    def next(self) -> "Tally":
+        """The tally of the next version."""
+        return Tally(broker_total=self.broker_total)
 
     @property
     def trouble(self) -> str:

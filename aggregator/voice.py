@@ -4,9 +4,10 @@ from collections.abc import Collection
 from enum import Enum
 
 from aggregator.config import Config
-from aggregator.events import Publish, Subscribe
+from aggregator.events import Evaluated, Publish, Subscribe
 from aggregator.plan import plan
 from aggregator.release import Release
+from aggregator.tally import Tally
 from shared import chunks, codec
 from shared.errors import PeerError
 from shared.events import Connected
@@ -54,13 +55,14 @@ class Voice:
         self.connection = event.connection
         self.chunk_bytes = chunks.chunk_size(event.packet_limit_bytes)
         topics = self.topics
+        watched = (BROKER_DROPPED,) if self._config.broker_alarm else ()
         return Subscribe(
             (
                 topics.manifest,
                 topics.every_state,
                 topics.every_offer,
                 topics.every_update,
-                BROKER_DROPPED,
+                *watched,
             )
         )
 
@@ -116,6 +118,26 @@ class Voice:
     def receipt(self, node: str, receipt: Receipt) -> Publish:
         """What one node is told."""
         return Publish(self.topics.receipt(node), codec.encode(receipt))
+
+    def state(
+        self, round_: int, version: int, doing: str, score: Evaluated | None, tally: Tally
+    ) -> AggregatorState:
+        """What people read: how far the run is, and what is wrong."""
+        return AggregatorState(
+            alive=True,
+            owner=self.owner,
+            boot=self.boot,
+            connection=self.connection,
+            term=self.term,
+            round=round_,
+            version=version,
+            rounds=self._config.rounds.rounds,
+            doing=doing,
+            accuracy=score.accuracy if score else None,
+            loss=score.loss if score else None,
+            bytes_up=tally.bytes_up,
+            trouble=tally.trouble[:200],
+        )
 
     def will(self, connection: int) -> tuple[str, bytes]:
         """Topic and payload that the broker publishes when this connection breaks."""

@@ -83,8 +83,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.BACKING_OFF: _WORK | {Phase.IDLE, Phase.UPLOADING, Phase.DECLINED},
     Phase.DECLINED: _WORK | {Phase.IDLE},
 }
-"""What may follow what, from one event to the next; docs/architecture.md draws it and a test compares
-the two. A node begins as idle, or as uploading when an update waits from before a restart.
+"""What may follow what, from one event to the next; docs/architecture.md draws it and a test
+compares the two. A node begins as idle, or as uploading when an update waits from before a restart.
 """
 
 

@@ -111,8 +111,8 @@ class Config(Settings):
     model_limit_bytes: int = Field(default=256 * 2**20, ge=1024)
     """A model beyond this is declined: it would not fit the memory of a small device."""
     outbox_bytes: int = Field(default=512 * 2**20, ge=1024)
-    """Updates that wait for their receipts on this node's disk. A model whose update may be larger is
-    declined; in buffered and asynchronous mode training waits until there is room."""
+    """Updates that wait for their receipts on this node's disk. A model whose update may be larger
+    is declined; in buffered and asynchronous mode training waits until there is room."""
     offer_pause_s: float = Field(default=2.0, gt=0, le=3600)
     """First pause before an update is offered again; the pauses double, jittered."""
     longest_pause_s: float = Field(default=60.0, gt=0, le=86_400)

@@ -240,7 +240,12 @@ class Transport:
         self._deliver(Received(topic, payload))
 
     def _look_at(self, session: Session, topic: str, answer: Answer, *, published: bool) -> None:
-        """Weigh an answer to a message or a subscription; ConfigError when it will stay a no."""
+        """Weigh an answer to a message or a subscription; ConfigError when it will stay a no.
+
+        What begins with $ is the broker's own; without it we know less, that is all.
+        """
+        if topic.startswith("$"):
+            return
         # 3.1.1 has this one code for every subscription that fails.
         unspecified = session.version == "3.1.1" and answer.code == _UNSPECIFIED
         remedy = _NEVER_ALLOWED.get(_NOT_AUTHORIZED if unspecified else answer.code)

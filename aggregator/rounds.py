@@ -1,0 +1,94 @@
+"""The rounds of one run: their numbers, whom each asks, the window that is open. Pure."""
+
+from aggregator import selection
+from aggregator.config import Config
+from aggregator.intake import Intake
+from aggregator.roster import Roster
+from aggregator.selection import Invitation
+from aggregator.window import Reason, Window
+from shared.compression import EMPTY
+
+
+class Rounds:
+    """One round after the other, and in the end one in which nodes score the last version."""
+
+    def __init__(self, config: Config, number: int, roster: Roster, intake: Intake) -> None:
+        self.number = number
+        """Of the last round that was opened."""
+        self.window: Window | None = None
+        self.closing = config.local_test
+        """Scores of the last version are still to come."""
+        self._config = config
+        self._roster = roster
+        self._intake = intake
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last version is out."""
+        return 0 < self._config.rounds.rounds <= self._intake.version
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another round is to come: for the next version, or for scores of the last."""
+        return not self.finished or self.closing
+
+    @property
+    def least(self) -> int:
+        """Updates that a round is closed with before its deadline; of scores any are welcome."""
+        return 1 if self.finished else self._config.rounds.min_updates
+
+    def begin(self, largest: int, now: float) -> Invitation | None:
+        """Open the next round's window if enough nodes are here, naming `largest` of them at
+        most.
+        """
+        present = set(self._roster.present(self._config.task))
+        intake = self._intake
+        if not self.finished:
+            made = selection.invite(
+                self._config, self.number + 1, present, intake.in_hand, intake.asked, largest
+            )
+        elif self._roster.unsure and not present >= intake.counted_in_last:
+            return None  # after a restart: all who made the last version are to score it
+        else:
+            made = selection.invite_all(present, intake.in_hand, largest)
+        if made is not None:
+            self.number += 1
+            self.open(set(made.asked), made.goal, set(made.bystanders), now)
+        return made
+
+    def open(self, asked: set[str], goal: int, bystanders: set[str], now: float) -> None:
+        """Open the window of the current round, also anew after a restart."""
+        rounds = self._config.rounds
+        self.window = Window(asked, goal, now, now + rounds.deadline_s, bystanders)
+        if rounds.publish_every_s:
+            self.window.not_before = now + rounds.publish_every_s
+        packing: str = self._config.training.compression
+        self._intake.compression = EMPTY if self.finished else packing
+        self._intake.asked |= asked
+
+    def look_round(self) -> list[tuple[str, str]]:
+        """See who is here now. In an open round everybody is waited for; else late joiners take the
+        places of members that are gone: the pairs (joiner, member).
+        """
+        window, present = self.window, self._roster.present(self._config.task)
+        if window is None:
+            return []
+        if self._config.rounds.open:
+            window.ask_all({*present, *self._intake.in_hand}, self._roster)
+            return []
+        pairs = window.stand_ins(present, self._intake.in_hand, self._roster)
+        self._intake.asked.update(joiner for joiner, _ in pairs)
+        return pairs
+
+    def due(self, now: float) -> Reason | None:
+        """Why the window closes now; None when it does not."""
+        if self.window is None or self._intake.pending:
+            return None  # what is on its way to the disk belongs to this version
+        return self.window.due(self._intake.in_hand, self.least, self._roster, now)
+
+    def carry_over(self, now: float) -> None:
+        """Too few updates at the deadline: an open round goes on, else the next has them too."""
+        if self.window is not None and self._config.rounds.open:
+            self.window.deadline_at = now + self._config.rounds.deadline_s
+        else:
+            self.window = None
