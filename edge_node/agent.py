@@ -20,7 +20,7 @@ import hashlib
 import logging
 from dataclasses import replace
 from enum import Enum
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from edge_node.config import Config
 from edge_node.events import (
@@ -39,10 +39,11 @@ from edge_node.events import (
     Unsubscribe,
 )
 from edge_node.fetch import Fetch
+from edge_node.upload import Chance, Upload
 from shared import chunks, codec, compression, messages
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
-from shared.messages import Chunk, Manifest, NodeState, Offer, Receipt
+from shared.messages import Chunk, Manifest, NodeState, Receipt
 from shared.params import Params
 from shared.topics import Topics
 
@@ -50,17 +51,8 @@ Event = Connected | Disconnected | Received | Refused | Stopping | Tick | Traine
 
 FETCH_PAUSE_S = 5.0
 """Without a new chunk for so long, the missing ones are asked for again."""
-HEADER_BYTES = 8192
-"""More than an offer takes beside its body, whatever metrics are in it."""
 STATE_PAUSE_S = 0.25
 """Between two state messages: a round of milliseconds need not report each of its phases."""
-
-
-class Chance(Protocol):
-    """Draws the jitter. Not numpy's generator: importing that costs a waiting node 2 MB."""
-
-    def uniform(self, low: float, high: float, /) -> float:
-        """Any number between the two."""
 
 
 class Phase(Enum):
@@ -97,7 +89,6 @@ class Agent:
         self.memory = memory
         self._config = config
         self._topics = Topics(config.run)
-        self._rng = rng
         self._online = False
         self.connection = 0
         self._packet_limit_bytes = config.broker.packet_limit_bytes
@@ -108,13 +99,8 @@ class Agent:
         self._job: Manifest | None = None  # training for it runs
         self._job_round = 0  # as the trainer knows it
         self._note = ""  # why we take no part
-        self._stored: int | None = None  # counter of the update that is at the aggregator
-        self._cut_bytes = 0  # of the chunks that were offered
-        self._sent: set[int] = set()  # chunks since the last offer
-        self._fine = False  # the link broke during an upload
+        self._upload = Upload(config, self._topics, rng)
         self._said: NodeState | None = None
-        self._pause_s = config.offer_pause_s
-        self._offer_at: float | None = None
         self._fetch_at: float | None = None
         self._repeat_at: float | None = None
         self._say_from = 0.0
@@ -152,7 +138,7 @@ class Agent:
 
     def next_deadline(self) -> float | None:
         """When the machine wants a Tick, on the clock that `now` comes from."""
-        times = [self._offer_at, self._fetch_at, self._repeat_at]
+        times = [self._upload.offer_at, self._fetch_at, self._repeat_at]
         if self._online and self._state() != self._said:
             times.append(self._say_from)
         return min((time for time in times if time is not None), default=None)
@@ -186,10 +172,10 @@ class Agent:
     def _on_disconnected(self, reason: str) -> list[Effect]:
         """Whatever runs goes on; what needs the link waits for the next connection."""
         self._online = False
-        self._fine = self._fine or self.phase is Phase.UPLOADING
+        self._upload.link_lost(midway=self.phase is Phase.UPLOADING)
         if self._fetch is not None:
             self._fetch.forget_link()
-        self._offer_at = self._fetch_at = self._repeat_at = None
+        self._fetch_at = self._repeat_at = None
         return [Log(logging.WARNING, reason)]
 
     def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
@@ -232,7 +218,7 @@ class Agent:
             # It may not have heard our birth. An offer comes after it.
             self._said = None
             self._say_from = now
-            self._pause_s = self._config.offer_pause_s
+            self._upload.hurry()
             effects += [*self._say(now), *self._offer(now)]
         return effects
 
@@ -251,17 +237,15 @@ class Agent:
         try:
             self._held = fetch.manifest, fetch.params()
         except PeerError as error:
-            self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
+            self._fetch_at = now + self._upload.jittered(FETCH_PAUSE_S)
             return [*done, Log(logging.WARNING, f"{error}, fetching it again")]
         return done + self._follow(now, fetched=True)
 
     def _on_receipt(self, receipt: Receipt, now: float) -> list[Effect]:
         if receipt.kind == "unreadable":
             # The birth again, but not at once: with a full roster the two would never rest.
-            self._repeat_at = self._offer_at
-            if self._repeat_at is None:
-                self._repeat_at = now + self._jittered(self._pause_s)
-                self._pause_s = min(2 * self._pause_s, self._config.longest_pause_s)
+            again = self._upload.offer_at
+            self._repeat_at = now + self._upload.growing_pause() if again is None else again
             return [
                 Log(logging.WARNING, f"the aggregator could not use a message: {receipt.reason}")
             ]
@@ -274,10 +258,8 @@ class Agent:
         if receipt.kind == "settled":
             return self._on_settled(entry, receipt, now)
         if receipt.missing:
-            return self._on_want(entry, receipt, now)
-        self._stored = entry.counter
-        self._fine = False
-        self._wait(now)
+            return self._upload.send(entry, receipt.missing, now)
+        self._upload.arrived(entry, now)
         return self._follow(now)
 
     def _on_settled(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
@@ -285,30 +267,10 @@ class Agent:
         if receipt.version is not None:
             verdict = f"counted in version {receipt.version}"
         self.memory = replace(self.memory, entries=self.memory.entries[1:])
-        self._offer_at = None
-        self._pause_s = self._config.offer_pause_s
+        self._upload.settled()
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
         # The disk last: a crash before it offers the update once more, and gets the same verdict.
         return [log, *self._offer(now), *self._follow(now), Keep(self.memory)]
-
-    def _on_want(self, entry: Entry, receipt: Receipt, now: float) -> list[Effect]:
-        """Send what is wanted, each chunk once after an offer: receipts may come twice."""
-        self._pause_s = self._config.offer_pause_s  # it answers: ask soon whether all came
-        self._wait(now)
-        count = chunks.count(len(entry.body), self._cut_bytes)
-        wanted = [
-            index for index in chunks.from_bitmap(receipt.missing, count) if index not in self._sent
-        ]
-        self._sent.update(wanted)
-        return [
-            Publish(
-                self._topics.update(self._config.name, index),
-                codec.encode(
-                    chunks.cut(entry.body, entry.digest, entry.counter, index, self._cut_bytes)
-                ),
-            )
-            for index in wanted
-        ]
 
     def _on_trained(self, event: Trained, now: float) -> list[Effect]:
         if self._job is None or self._job_round != event.round:
@@ -333,7 +295,7 @@ class Agent:
         self.memory = replace(self.memory, counter=entry.counter, entries=entries)
         if len(entries) > 1:  # it waits for the verdict on the one before
             return [Keep(self.memory)]
-        self._pause_s = self._config.offer_pause_s
+        self._upload.hurry()
         return [Keep(self.memory), *self._offer(now)]
 
     def _on_training_failed(self, event: TrainingFailed) -> list[Effect]:
@@ -358,7 +320,7 @@ class Agent:
             self._repeat_at = None
             self._said = None
             effects += self._say(now)  # ahead of an offer
-        if self._offer_at is not None and self._offer_at <= now:
+        if self._upload.offer_at is not None and self._upload.offer_at <= now:
             effects += self._offer(now)
         if self._fetch_at is not None and self._fetch_at <= now:
             self._fetch_at = None
@@ -375,15 +337,8 @@ class Agent:
         manifest = self._manifest
         if manifest is None:
             return []
-        effects: list[Effect] = []
-        if self._job is not None and _work(self._job) == _work(manifest):
-            self._job = manifest
-        elif self._job is not None and not _close(self._job, manifest):
-            self._job = None
-            effects.append(StopTraining())
         objection = self._objection(manifest)
-        if self._fetch is not None and (objection or not self._may_go_on(self._fetch, manifest)):
-            effects += self._end_fetch()
+        effects = self._drop_what_is_of_no_use(manifest, objection)
         if self._job is not None or not self._has_room(manifest):
             return effects
         if objection or (manifest.term, manifest.round) != self.memory.trained:
@@ -404,6 +359,22 @@ class Agent:
             effects += self._ask_for_chunks(now)
         return effects
 
+    def _drop_what_is_of_no_use(self, manifest: Manifest, objection: str) -> list[Effect]:
+        """Stop a job or a fetch that this manifest made useless. Where updates may be stale, both
+        go on though a newer version is out: else a slow node would never come to an end.
+        """
+        effects: list[Effect] = []
+        job, fetch = self._job, self._fetch
+        if job is not None and _work(job) == _work(manifest):
+            self._job = manifest
+        elif job is not None and not _close(job, manifest):
+            self._job = None
+            effects.append(StopTraining())
+        if fetch is not None:
+            of_use = fetch.is_for(manifest) or _close(fetch.manifest, manifest)
+            effects += self._end_fetch() if objection or not of_use else []
+        return effects
+
     def _is_asked(self, manifest: Manifest) -> bool:
         if manifest.plan.open:
             return _model(manifest) != self.memory.trained_on
@@ -419,15 +390,9 @@ class Agent:
         return (
             manifest.plan.open
             and len(entries) == 1
-            and self._stored == entries[0].counter
+            and self._upload.has_arrived(entries[0])
             and used + manifest.size <= self._config.outbox_bytes
         )
-
-    def _may_go_on(self, fetch: Fetch, manifest: Manifest) -> bool:
-        """Whether the fetch is of use though a newer version may be out: else a slow node would
-        never come to an end.
-        """
-        return fetch.is_for(manifest) or _close(fetch.manifest, manifest)
 
     def _objection(self, manifest: Manifest) -> str:
         """Why this node takes no part in the run; empty when it does."""
@@ -444,7 +409,7 @@ class Agent:
     def _ask_for_chunks(self, now: float) -> list[Effect]:
         if self._fetch is None or not self._online:
             return []
-        self._fetch_at = now + self._jittered(FETCH_PAUSE_S)
+        self._fetch_at = now + self._upload.jittered(FETCH_PAUSE_S)
         return self._fetch.ask()
 
     def _end_fetch(self) -> list[Effect]:
@@ -459,40 +424,11 @@ class Agent:
         entry = self._first()
         if entry is None or not self._online:
             return []
-        self._wait(now)
-        self._sent.clear()
-        self._cut_bytes = chunks.chunk_size(self._packet_limit_bytes)
-        if self._fine:
-            self._cut_bytes = min(self._cut_bytes, chunks.FINE_BYTES)
-        inline_bytes = min(self._config.inline_bytes, self._packet_limit_bytes - HEADER_BYTES)
-        offer = Offer(
-            state_id=self.memory.state_id,
-            counter=entry.counter,
-            base_version=entry.base_version,
-            base=entry.base,
-            spec=entry.spec,
-            round=entry.round,
-            size=len(entry.body),
-            chunk_bytes=self._cut_bytes,
-            digest=entry.digest,
-            compression=entry.compression,
-            samples=entry.samples,
-            metrics=dict(entry.metrics),
-            body=entry.body if len(entry.body) <= inline_bytes else None,
-        )
-        return [Publish(self._topics.offer(self._config.name), codec.encode(offer))]
+        return self._upload.offer(self.memory.state_id, entry, self._packet_limit_bytes, now)
 
     def _first(self) -> Entry | None:
         """The update that is seen through now."""
         return self.memory.entries[0] if self.memory.entries else None
-
-    def _wait(self, now: float) -> None:
-        """Until the next offer: a growing jittered pause, so that a fleet does not ask in step."""
-        self._offer_at = now + self._jittered(self._pause_s)
-        self._pause_s = min(2 * self._pause_s, self._config.longest_pause_s)
-
-    def _jittered(self, pause_s: float) -> float:
-        return pause_s * float(self._rng.uniform(0.5, 1.5))
 
     # What people see
 
@@ -505,7 +441,7 @@ class Agent:
         if self._fetch is not None:
             return Phase.FETCHING
         if entry is not None:
-            return Phase.BACKING_OFF if self._stored == entry.counter else Phase.UPLOADING
+            return Phase.BACKING_OFF if self._upload.has_arrived(entry) else Phase.UPLOADING
         return Phase.DECLINED if self._note else Phase.IDLE
 
     def _check_phase(self) -> None:
@@ -535,7 +471,7 @@ class Agent:
         self._said = state
         self._say_from = now + STATE_PAUSE_S
         # Again after a while, whatever happens: a birth that got lost would never be missed.
-        self._repeat_at = now + self._jittered(self._config.longest_pause_s)
+        self._repeat_at = now + self._upload.jittered(self._config.longest_pause_s)
         return [
             Publish(self._topics.state(self._config.name), codec.encode_json(state), retain=True)
         ]
