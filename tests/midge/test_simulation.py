@@ -1,145 +1,43 @@
 """Whole federations in memory, on a virtual clock: what they promise through every fault."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from aggregator import journal
-from aggregator.config import Config as AggregatorConfig
-from aggregator.config import Limits, Rounds, Training
-from aggregator.service import JOURNAL
-from edge_node.config import Config as NodeConfig
+from aggregator.config import Training
 from edge_node.samples import Samples
-from edge_node.shards import iid
 from midge.simulation import Federation
-from shared import tasks
-from shared.config import Broker
 from shared.memory import Faults
 from shared.tasks import Data
 
-SMALL = 16 * 1024
-"""The smallest packets there are: a null model of 6,000 parameters makes two chunks."""
-TASK = "null:6000"
-
-
-@pytest.fixture(autouse=True)
-def _no_disk_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody pulls the plug of this machine; killed processes need no fsync."""
-    monkeypatch.setattr("shared.disk.os.fsync", lambda _: None)
-
-
-class Run:
-    """One federation in a folder of its own, and what its journal says."""
-
-    def __init__(
-        self,
-        folder: Path,
-        nodes: int = 3,
-        task: str = TASK,
-        faults: Faults | None = None,
-        seed: int = 0,
-        training: Training | None = None,
-        *,
-        held_out: bool = False,
-        **rounds: Any,  # noqa: ANN401
-    ) -> None:
-        self.folder = folder
-        self.names = [f"node-{number:02}" for number in range(nodes)]
-        broker = Broker(packet_limit_bytes=SMALL)
-        settings = {"rounds": 3, "min_nodes": nodes, "min_updates": nodes, **rounds}
-        config = AggregatorConfig(
-            state_dir=folder / "aggregator",
-            task=task,
-            evaluate=task == "digits",
-            local_test=held_out,
-            seed=7,
-            broker=broker,
-            rounds=Rounds(**settings),
-            training=training or Training(),
-            limits=Limits(keep_checkpoints=3),
-        )
-        found = tasks.find(task)
-        data = found.load("train", None)
-        shards = [data.take(index) for index in iid(data.y, nodes, 0, per_label=20 * nodes)]
-        self.federation = Federation(
-            config,
-            {
-                name: NodeConfig(
-                    name=name, state_dir=folder / name, task=task, broker=broker, inline_bytes=0
-                )
-                for name in self.names
-            },
-            found,
-            {
-                name: Samples(shard, shard.take(np.arange(5)) if held_out else None)
-                for name, shard in zip(self.names, shards, strict=True)
-            },
-            found.load("test", None) if task == "digits" else None,
-            seed=seed,
-            faults=faults,
-        )
-
-    def finish(self, latest_s: float = 3600.0) -> "Run":
-        assert self.federation.run(latest_s), "it did not finish"
-        return self
-
-    def entries(self, event: str) -> list[dict[str, Any]]:
-        path = self.folder / "aggregator" / JOURNAL
-        return [entry for entry in journal.read(path) if entry["event"] == event]
-
-    @property
-    def result(self) -> tuple[str, str]:
-        """model_sha256 and ledger_sha256."""
-        last = self.entries("version")[-1]
-        return last["model_sha256"], last["ledger_sha256"]
-
-    def counted(self) -> list[list[str]]:
-        """Who was counted in each version; on the way what must hold for every run is checked."""
-        versions = self.entries("version")
-        assert [one["version"] for one in versions] == list(range(1, len(versions) + 1))
-        updates = [update["update"] for one in versions for update in one["counted"]]
-        assert len(set(updates)) == len(updates), "an update was counted twice"
-        return [[update["node"] for update in one["counted"]] for one in versions]
+if TYPE_CHECKING:
+    from tests.midge.conftest import Run
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    made: list[Run] = []
-
-    def make(**settings: Any) -> Run:  # noqa: ANN401
-        made.append(Run(tmp_path / str(len(made)), **settings))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.federation.kill_aggregator()
-
-
-@pytest.fixture
-def undisturbed(run: Callable[..., Run]) -> tuple[str, str]:
+def undisturbed(run: Callable[..., "Run"]) -> tuple[str, str]:
     return run().finish().result
 
 
 # Without faults
 
 
-def test_all_are_counted_in_every_version(run: Callable[..., Run]) -> None:
+def test_all_are_counted_in_every_version(run: Callable[..., "Run"]) -> None:
     done = run(rounds=5).finish()
     assert done.counted() == 5 * [done.names]
     assert done.federation.clock.now == pytest.approx(5.0)
 
 
 def test_the_same_recipe_gives_the_same_bits(
-    run: Callable[..., Run], undisturbed: tuple[str, str]
+    run: Callable[..., "Run"], undisturbed: tuple[str, str]
 ) -> None:
     """Whatever the names of state directories and updates; another seed gives others."""
     assert run(seed=1).finish().result == undisturbed
 
 
-def test_fifty_nodes(run: Callable[..., Run]) -> None:
+def test_fifty_nodes(run: Callable[..., "Run"]) -> None:
     done = run(nodes=50, faults=Faults(delay_s=(0, 0.1)), seed=1).finish()
     assert done.counted() == 3 * [done.names]
     assert done.result == run(nodes=50).finish().result
@@ -149,7 +47,7 @@ def test_fifty_nodes(run: Callable[..., Run]) -> None:
     ("settings", "size"), [({"fraction": 0.4}, 4), ({"count": 3}, 3), ({"fraction": 0.01}, 1)]
 )
 def test_a_part_of_the_nodes_is_asked(
-    run: Callable[..., Run], settings: dict[str, Any], size: int
+    run: Callable[..., "Run"], settings: dict[str, Any], size: int
 ) -> None:
     done = run(nodes=10, rounds=6, min_updates=1, **settings).finish()
     counted = done.counted()
@@ -164,7 +62,7 @@ def test_a_part_of_the_nodes_is_asked(
 
 @pytest.mark.parametrize("seed", range(8))
 def test_delay_duplication_and_reordering_change_nothing(
-    run: Callable[..., Run], undisturbed: tuple[str, str], seed: int
+    run: Callable[..., "Run"], undisturbed: tuple[str, str], seed: int
 ) -> None:
     faults = Faults(duplicate=0.3, delay_s=(0.0, 2.0))
     done = run(faults=faults, seed=seed, deadline_s=1000).finish()
@@ -174,7 +72,7 @@ def test_delay_duplication_and_reordering_change_nothing(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_lost_is_sent_again(
-    run: Callable[..., Run], undisturbed: tuple[str, str], seed: int
+    run: Callable[..., "Run"], undisturbed: tuple[str, str], seed: int
 ) -> None:
     """Offers, receipts and chunks both ways; the cohort stays whole, so the result is the same."""
     disturbed = run(faults=Faults(loss=0.3), seed=seed, deadline_s=1000)
@@ -184,14 +82,14 @@ def test_what_is_lost_is_sent_again(
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_loss_is_survived(run: Callable[..., Run], seed: int) -> None:
+def test_any_loss_is_survived(run: Callable[..., "Run"], seed: int) -> None:
     """Manifests and births too, which no MQTT session loses: rounds may be short then."""
     faults = Faults(loss=0.1, duplicate=0.1, delay_s=(0.0, 0.5))
     done = run(rounds=5, min_updates=2, faults=faults, seed=seed, deadline_s=30).finish()
     assert all(len(nodes) >= 2 for nodes in done.counted())
 
 
-def lossy(run: Run, may_lose: Callable[[str], bool]) -> None:
+def lossy(run: "Run", may_lose: Callable[[str], bool]) -> None:
     """Confine the loss to some topics."""
     broker = run.federation.broker
     send, faults = broker._send, broker.faults
@@ -205,7 +103,7 @@ def lossy(run: Run, may_lose: Callable[[str], bool]) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_links_may_be_cut_at_any_time(
-    run: Callable[..., Run], undisturbed: tuple[str, str], seed: int
+    run: Callable[..., "Run"], undisturbed: tuple[str, str], seed: int
 ) -> None:
     """Those of nodes and of the aggregator, noticed by the broker sooner or later than by them."""
     done = run(seed=seed, deadline_s=1000, faults=Faults(delay_s=(0.0, 0.05)))
@@ -242,7 +140,7 @@ def crash_at(shell: Any, number: int) -> None:  # noqa: ANN401
     shell.perform = performing
 
 
-def survive(run: Run, restart: Callable[[], None]) -> bool:
+def survive(run: "Run", restart: Callable[[], None]) -> bool:
     """Go on to the end; True when the process crashed on the way and was started again."""
     try:
         run.finish()
@@ -253,7 +151,7 @@ def survive(run: Run, restart: Callable[[], None]) -> bool:
     return False
 
 
-def test_the_aggregator_may_be_killed_before_any_of_its_effects(run: Callable[..., Run]) -> None:
+def test_the_aggregator_may_be_killed_before_any_of_its_effects(run: Callable[..., "Run"]) -> None:
     """Every single one, in turn: the result is the same, and the journal is whole."""
     undisturbed = run(rounds=2).finish().result
     for number in range(1000):
@@ -276,7 +174,7 @@ def test_the_aggregator_may_be_killed_before_any_of_its_effects(run: Callable[..
     pytest.fail("it never came to its end")
 
 
-def test_a_node_may_be_killed_before_any_of_its_effects(run: Callable[..., Run]) -> None:
+def test_a_node_may_be_killed_before_any_of_its_effects(run: Callable[..., "Run"]) -> None:
     """Every single one, in turn; back at once, or long after it was gone."""
     undisturbed = run(rounds=2).finish().result
     for number in range(1000):
@@ -303,7 +201,7 @@ def test_a_node_may_be_killed_before_any_of_its_effects(run: Callable[..., Run])
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_it_finishes_and_counts_nothing_twice(
-    run: Callable[..., Run], seed: int
+    run: Callable[..., "Run"], seed: int
 ) -> None:
     """Any settings, a network that loses, repeats, reorders and breaks, kills at any time; after
     100 s the killing ends.
@@ -339,14 +237,14 @@ def test_whatever_happens_it_finishes_and_counts_nothing_twice(
     assert all(len(nodes) >= least for nodes in done.finish(20_000).counted())
 
 
-def started(run: Run) -> Federation:
+def started(run: "Run") -> Federation:
     run.federation.start_aggregator()
     for name in run.names:
         run.federation.start_node(name)
     return run.federation
 
 
-def trouble(run: Run, rng: np.random.Generator) -> None:
+def trouble(run: "Run", rng: np.random.Generator) -> None:
     """Cut somebody's link, or kill somebody and start it again later."""
     federation, victim = run.federation, str(rng.choice([*run.names, "aggregator"]))
     back = federation.clock.now + float(rng.choice([0.0, 0.5, 5.0, 30.0]))
@@ -363,7 +261,7 @@ def trouble(run: Run, rng: np.random.Generator) -> None:
         federation.clock.at(back, lambda: federation.start_node(victim))
 
 
-def test_a_node_that_dies_for_good_holds_nothing_up(run: Callable[..., Run]) -> None:
+def test_a_node_that_dies_for_good_holds_nothing_up(run: Callable[..., "Run"]) -> None:
     done = run(rounds=4, min_nodes=2, min_updates=2, deadline_s=1000)
     federation, dead = started(done), done.names[2]
     federation.clock.run_until(1.5)
@@ -372,7 +270,7 @@ def test_a_node_that_dies_for_good_holds_nothing_up(run: Callable[..., Run]) -> 
     assert done.counted()[1:] == 3 * [done.names[:2]]
 
 
-def test_one_that_comes_back_takes_part_again(run: Callable[..., Run]) -> None:
+def test_one_that_comes_back_takes_part_again(run: Callable[..., "Run"]) -> None:
     done = run(rounds=6, min_nodes=2, min_updates=2, deadline_s=1000)
     federation, name = done.federation, done.names[2]
     federation.clock.at(1.5, lambda: federation.kill_node(name))
@@ -383,7 +281,7 @@ def test_one_that_comes_back_takes_part_again(run: Callable[..., Run]) -> None:
 
 
 def test_a_corrupt_checkpoint_costs_no_more_than_its_version(
-    run: Callable[..., Run], undisturbed: tuple[str, str]
+    run: Callable[..., "Run"], undisturbed: tuple[str, str]
 ) -> None:
     """The run goes on from the version before, and comes to the same end."""
     done = run(deadline_s=1000)
@@ -398,7 +296,7 @@ def test_a_corrupt_checkpoint_costs_no_more_than_its_version(
 
 
 def test_training_that_fails_on_one_node_holds_nothing_up(
-    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., "Run"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run(min_updates=2, deadline_s=1000)
     broken = done.federation._samples[done.names[0]].train
@@ -413,7 +311,7 @@ def test_training_that_fails_on_one_node_holds_nothing_up(
 # A model that learns something
 
 
-def test_digits_are_learnt_and_the_network_has_no_part_in_it(run: Callable[..., Run]) -> None:
+def test_digits_are_learnt_and_the_network_has_no_part_in_it(run: Callable[..., "Run"]) -> None:
     training = Training(epochs=5, batch_size=10)
     plain = run(task="digits", training=training).finish()
     accuracies = [entry["test_accuracy"] for entry in plain.entries("evaluated")]
@@ -427,7 +325,7 @@ def test_digits_are_learnt_and_the_network_has_no_part_in_it(run: Callable[..., 
 # Federated evaluation
 
 
-def test_nodes_score_every_version_the_last_one_too(run: Callable[..., Run]) -> None:
+def test_nodes_score_every_version_the_last_one_too(run: Callable[..., "Run"]) -> None:
     done = run(task="digits", held_out=True).finish()
     told = done.entries("local_test")
     assert [one["version"] for one in told] == [0, 1, 2, 3]
@@ -439,20 +337,20 @@ def test_nodes_score_every_version_the_last_one_too(run: Callable[..., Run]) -> 
 
 
 def test_scores_change_neither_model_nor_ledger(
-    run: Callable[..., Run], undisturbed: tuple[str, str]
+    run: Callable[..., "Run"], undisturbed: tuple[str, str]
 ) -> None:
     done = run(held_out=True).finish()
     assert done.result == undisturbed
     assert len(done.counted()) == 3
 
 
-def test_a_fraction_trains_and_everybody_scores_the_last_version(run: Callable[..., Run]) -> None:
+def test_a_fraction_trains_and_everybody_scores_the_last_version(run: Callable[..., "Run"]) -> None:
     done = run(nodes=4, fraction=0.5, min_updates=1, held_out=True).finish()
     assert [one["nodes"] for one in done.entries("local_test")] == [2, 2, 2, 4]
 
 
 def test_scores_that_do_not_come_are_not_waited_for_beyond_the_deadline(
-    run: Callable[..., Run],
+    run: Callable[..., "Run"],
 ) -> None:
     done = run(held_out=True, deadline_s=30, gone_grace_s=5)
     federation = done.federation
@@ -466,7 +364,7 @@ def test_scores_that_do_not_come_are_not_waited_for_beyond_the_deadline(
 
 
 def test_an_aggregator_that_crashes_while_scores_come_asks_for_them_again(
-    run: Callable[..., Run], undisturbed: tuple[str, str]
+    run: Callable[..., "Run"], undisturbed: tuple[str, str]
 ) -> None:
     done = run(held_out=True)
     done.federation.run(until=lambda: len(done.entries("version")) == 3)
@@ -477,7 +375,7 @@ def test_an_aggregator_that_crashes_while_scores_come_asks_for_them_again(
 
 
 def test_scores_survive_an_aggregator_that_is_killed_before_any_of_its_effects(
-    run: Callable[..., Run],
+    run: Callable[..., "Run"],
 ) -> None:
     """Every single one, in turn: each version has its scores, told twice at most."""
     for number in range(1000):
@@ -498,7 +396,9 @@ def test_scores_survive_an_aggregator_that_is_killed_before_any_of_its_effects(
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_happens_while_nodes_score_it_finishes(run: Callable[..., Run], seed: int) -> None:
+def test_whatever_happens_while_nodes_score_it_finishes(
+    run: Callable[..., "Run"], seed: int
+) -> None:
     rng = np.random.default_rng([seed, 1])
     nodes, rounds = int(rng.integers(1, 6)), int(rng.integers(1, 4))
     least = int(rng.integers(1, nodes + 1))
@@ -525,7 +425,7 @@ def test_whatever_happens_while_nodes_score_it_finishes(run: Callable[..., Run],
     assert all(count >= least for version, count in told.items() if version < rounds)
 
 
-def test_who_is_left_scores_the_last_version(run: Callable[..., Run]) -> None:
+def test_who_is_left_scores_the_last_version(run: Callable[..., "Run"]) -> None:
     """Two do, though a round of training takes three, and the goal of such a round is one."""
     done = run(rounds=2, min_updates=1, goal=1, held_out=True, deadline_s=1000)
     federation = started(done)
