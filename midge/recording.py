@@ -110,10 +110,8 @@ class Recording:
         """
         missing = {(one.node, one.update, one.sha256) for one in told.counted}
         path = dict(spool.segments(self.state_dir)).get(told.version - 1)
-        problem = "is not there"
         if path is None:
-            path = self.state_dir / "spool"
-            problem = f"has no segment of version {told.version - 1}"
+            problem = f"the spool in {self.state_dir} has no segment of version {told.version - 1}"
         else:
             try:
                 for kept in spool.read(path):
@@ -123,13 +121,15 @@ class Recording:
                         yield kept
                     if not missing:
                         return
-                problem = "is whole but does not hold it"
-            except (disk.CorruptFileError, FileNotFoundError) as error:
-                problem = f"cannot be read to its end ({error})"
+                problem = f"{path}, which is whole, does not hold it"
+            except disk.CorruptFileError as error:
+                problem = str(error)
+            except FileNotFoundError:  # a running aggregator that keeps no updates
+                problem = f"{path} is gone"
         node, update, _ = min(missing)
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConfigError(
-            f"version {told.version} counts update {update} of {node}{more}, but {path} {problem}; "
+            f"version {told.version} counts update {update} of {node}{more}, but {problem}; "
             f"{_BACKUP}"
         )
 

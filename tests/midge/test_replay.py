@@ -223,11 +223,10 @@ def test_versions_that_a_restart_went_back_from_are_no_part_of_the_run(
     run: Callable[..., Run],
 ) -> None:
     done = run(rounds={"rounds": 4}).finish()
-    for path in checkpoints.files(done.state_dir)[:2]:
-        path.write_bytes(path.read_bytes()[:-1] + b"?")
-    done.go(rounds={"rounds": 4})
-    done.federation.run(until=lambda: len(done.entries("started")) == 2)
-    done.stop()
+    proven(done.replay(), 4)
+    opened = journal.Journal(done.state_dir / JOURNAL)
+    opened.append(0.0, {**done.entries("started")[0], "version": 2})
+    opened.close()
     proven(done.replay(), 2)
 
 
@@ -261,21 +260,21 @@ def test_a_byte_changed_in_a_kept_body_is_found(recorded: Run) -> None:
     content = bytearray(recorded.segment(2).read_bytes())
     content[-100] ^= 1
     recorded.segment(2).write_bytes(content)
-    match = r"version 3 counts update \w+:\d of node-\d\d, but .*updates-00000002 cannot be read"
+    match = r"version 3 counts update \w+:\d of node-\d\d, but .*updates-00000002: \d+ bytes"
     with pytest.raises(ConfigError, match=match):
         recorded.replay()
 
 
 def test_a_missing_segment_is_named(recorded: Run) -> None:
     recorded.segment(1).unlink()
-    with pytest.raises(ConfigError, match=r"version 2 counts .*spool has no segment of version 1"):
+    with pytest.raises(ConfigError, match=r"version 2 counts .* has no segment of version 1;"):
         recorded.replay()
 
 
 def test_a_torn_segment_is_named(recorded: Run) -> None:
     content = recorded.segment(1).read_bytes()
     recorded.segment(1).write_bytes(content[: len(content) // 2])
-    match = r"version 2 counts .* and 1 more, but .*updates-00000001 .* are torn"
+    match = r"version 2 counts .* and 2 more, but .*updates-00000001: .* are torn"
     with pytest.raises(ConfigError, match=match):
         recorded.replay()
 
@@ -306,7 +305,7 @@ def test_a_changed_line_of_the_journal_is_found(
 def test_an_update_left_out_of_the_journal_changes_model_and_ledger_from_there_on(
     recorded: Run,
 ) -> None:
-    recorded.rewrite(lambda entry: entry["counted"].pop() if entry["version"] == 3 else None)  # type: ignore[arg-type,return-value]
+    recorded.rewrite(lambda entry: entry["counted"].pop() if entry["version"] == 3 else None)
     different = [one.different for one in recorded.replay()]
     assert different == [[], [], ["model", "ledger"], ["model", "ledger"]]
 
@@ -427,7 +426,9 @@ def test_another_rule_gives_what_a_run_with_it_would_have_given(run: Callable[..
     plain = run(rounds={}).finish()
     moved = run(rounds={}, server=NESTEROV).finish()
     rule = Rule(optimizer="nesterov", momentum=0.5)
-    assert plain.replay(rule)[-1].other.digest == moved.replay()[-1].params.digest
+    last, other = plain.replay(rule)[-1], moved.replay()[-1].params
+    assert norm(subtract(last.other, last.params)) > 1e-2
+    assert norm(subtract(last.other, other)) < 1e-4  # the nodes round their deltas to float32
 
 
 def test_the_median_is_that_of_the_updates_whatever_the_block(
@@ -481,7 +482,7 @@ def test_the_command_proves_a_run(recorded: Run) -> None:
 
 
 def test_the_command_names_the_first_version_that_differs(recorded: Run) -> None:
-    recorded.rewrite(lambda entry: entry["counted"].pop() if entry["version"] == 3 else None)  # type: ignore[arg-type,return-value]
+    recorded.rewrite(lambda entry: entry["counted"].pop() if entry["version"] == 3 else None)
     code, output = invoke(recorded.folder)
     assert code == 1
     assert "version 3 is the first that differs: model " in output
