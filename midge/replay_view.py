@@ -141,7 +141,9 @@ def _save(path: Path, model: Params, task: str, version: int) -> None:
     try:
         results.save_model(path, model, task, version)
     except OSError as error:
-        raise ConfigError(f"--save: cannot write {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"--save: cannot write {path}: {error.strerror}; name another file"
+        ) from error
 
 
 def _say(console: Console, line: str) -> None:
