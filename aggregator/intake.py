@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
-from aggregator import admission, rules, staleness
+from aggregator import admission, rules, step
 from aggregator.config import Config
 from aggregator.events import Kept
 from aggregator.ledger import Counted
@@ -64,10 +62,9 @@ class Intake:
         """What the plan asks for."""
         self.sum: rules.Sum | rules.Mix
         self._release = release
+        self._config = config
         self._rounds = config.rounds
         self._limits = config.limits
-        self._staleness = config.staleness
-        self._steps = rules.STEPS if config.rounds.open else 1
         self._done: Literal["want", "stored"] = "want" if config.durability == "none" else "stored"
         mixing = config.rounds.mode == "asynchronous"
         self._models: dict[int, Floats] | None = dict(models) if mixing else None
@@ -206,13 +203,10 @@ class Intake:
             for version, base in sorted(self._bases.items())
             if release.version - limit <= version <= release.version
         }
-        if self._models is None:
-            bits = self._limits.grid_bits(self._steps)
-            self.sum = rules.empty_sum(params.spec.size, bits)
-        else:
+        if self._models is not None:
             self._models[release.version] = params.flat
             self._models = {version: self._models[version] for version in self._bases}
-            self.sum = rules.Mix(params.flat.astype(np.float64))
+        self.sum = step.empty(params, self._config)
         self.in_hand = {}
         self._bytes = 0
         self._refusals = 0
@@ -286,15 +280,9 @@ class Intake:
         return self._all_here(node, offer)
 
     def _fold(self, node: str, offer: Offer, delta: Floats) -> Counted:
-        tau = self._release.version - offer.base_version
-        steps = staleness.steps(tau, self._staleness) if self._rounds.open else self._steps
-        share = steps / self._steps
-        if isinstance(self.sum, rules.Sum):
-            rules.fold(self.sum, delta, offer.samples * steps, offer.samples * self._steps)
-        elif self._models is not None:
-            rate = self._staleness.mixing_rate * share
-            rules.mix(self.sum, self._models[offer.base_version], delta, rate)
-        return Counted(node, offer, tau, offer.samples * share)
+        one = step.weigh(node, offer, self._release.version, self._config)
+        step.fold(self.sum, one, delta, self._models or {}, self._config)
+        return one
 
     def _all_here(self, node: str, offer: Offer) -> Reply:
         return Reply(node, Receipt(self._done, offer.state_id, offer.counter))

@@ -1,13 +1,49 @@
-"""From what was combined to the next version's parameters. Pure; the aggregator and `midge replay`
-take the same step.
+"""From single updates to the next version's parameters. Pure; the aggregator and `midge replay`
+fold with the same functions and take the same step.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from aggregator.config import Server
-from aggregator.optimizers import Optimizer, State, named
-from aggregator.rules import Mix, Sum, mean
-from shared.params import Params
+from aggregator import rules, staleness
+from aggregator.config import Config, Server
+from aggregator.ledger import Counted
+from aggregator.optimizers import Doubles, Optimizer, State, named
+from aggregator.rules import Mix, Sum
+from shared.messages import Offer
+from shared.params import Floats, Params
+
+
+def empty(params: Params, config: Config) -> Sum | Mix:
+    """What updates are folded into for the version after `params`."""
+    if config.rounds.mode == "asynchronous":
+        return Mix(params.flat.astype(np.float64))
+    return rules.empty_sum(params.spec.size, config.limits.grid_bits(_fresh(config)))
+
+
+def weigh(node: str, offer: Offer, version: int, config: Config) -> Counted:
+    """How an update counts when it is folded into the version after `version`."""
+    tau = version - offer.base_version
+    return Counted(node, offer, tau, offer.samples * (_steps(tau, config) / _fresh(config)))
+
+
+def fold(
+    into: Sum | Mix,
+    one: Counted,
+    delta: Floats,
+    models: Mapping[int, Floats],
+    config: Config,
+) -> None:
+    """Fold an update in. Mixing alone needs `models`, the parameters of what updates were trained
+    on.
+    """
+    steps, fresh = _steps(one.staleness, config), _fresh(config)
+    if isinstance(into, Sum):
+        rules.fold(into, delta, one.offer.samples * steps, one.offer.samples * fresh)
+    else:
+        rate = config.staleness.mixing_rate * (steps / fresh)
+        rules.mix(into, models[one.offer.base_version], delta, rate)
 
 
 def optimizer(server: Server) -> Optimizer:
@@ -21,5 +57,22 @@ def step(
     """The next parameters and the optimizer's next state. What was mixed is the model already."""
     if isinstance(combined, Mix):
         return Params(params.spec, combined.model.astype(np.float32)), state
-    state, moved = server.apply(state, mean(combined))
+    return move(params, rules.mean(combined), server, state)
+
+
+def move(
+    params: Params, direction: Doubles, server: Optimizer, state: State
+) -> tuple[Params, State]:
+    """The server's step along what the updates agree on."""
+    state, moved = server.apply(state, direction)
     return Params(params.spec, (params.flat.astype(np.float64) + moved).astype(np.float32)), state
+
+
+def _fresh(config: Config) -> int:
+    """In how many parts a sample's weight is counted."""
+    return rules.STEPS if config.rounds.open else 1
+
+
+def _steps(tau: int, config: Config) -> int:
+    """How many of these parts an update keeps that is tau versions behind."""
+    return staleness.steps(tau, config.staleness) if config.rounds.open else 1

@@ -57,6 +57,7 @@ class Recipe:
     seed: int
     drop_one: bool
     data_dir: Path | None
+    keep_updates: bool = False
 
     def node_names(self) -> list[str]:
         """node-01, node-02, ..."""
@@ -71,6 +72,7 @@ class Recipe:
             task=self.task,
             data_dir=self.data_dir,
             seed=self.seed,
+            keep_updates=self.keep_updates,
             broker=broker,
             rounds=Rounds(rounds=self.rounds, min_nodes=self.nodes, gone_grace_s=GRACE_S),
             training=TRAINING.get(self.task, Training()),

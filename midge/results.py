@@ -2,6 +2,7 @@
 checkpoint.
 """
 
+import filecmp
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from typing import Any
 from aggregator import checkpoints, journal
 from aggregator.service import JOURNAL
 from midge.laboratory import figures
+from midge.recording import KEPT
 from shared.errors import ConfigError
+from shared.params import Params
 
 
 def writable(out: Path) -> Path:
@@ -60,20 +63,51 @@ def summarise(path: Path, *, task: str, seed: int, nodes: int) -> dict[str, Any]
 
 def write(out: Path, state_dir: Path, summary: Mapping[str, Any]) -> None:
     """Put summary.json, journal.jsonl, model.safetensors and curve.png into `out`."""
-    from safetensors.numpy import save
-
     shutil.copyfile(state_dir / JOURNAL, out / "journal.jsonl")
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     figures.curve(summary).savefig(out / "curve.png", dpi=130)
     checkpoint, _ = checkpoints.load(state_dir)
     if checkpoint is not None:
-        about = {
-            "task": str(summary["task"]),
-            "version": str(checkpoint.version),
-            "model_sha256": checkpoint.params.digest.hex(),
-        }
-        # By hand: save_file makes a file that only its owner can read.
-        (out / "model.safetensors").write_bytes(save(checkpoint.params.tensors(), about))
+        path = out / "model.safetensors"
+        save_model(path, checkpoint.params, str(summary["task"]), checkpoint.version)
+
+
+def save_model(path: Path, params: Params, task: str, version: int) -> None:
+    """Write a model as `midge predict` reads it."""
+    from safetensors.numpy import save
+
+    about = {"task": task, "version": str(version), "model_sha256": params.digest.hex()}
+    # By hand: save_file makes a file that only its owner can read.
+    path.write_bytes(save(params.tensors(), about))
+
+
+def check_kept(out: Path) -> None:
+    """ConfigError when `keep` would find something in its way that is not of an earlier demo."""
+    kept = out / KEPT
+    if kept.exists() and not _is_ours(out):
+        raise ConfigError(
+            f"--out: {kept} is there and not of an earlier demo; name another folder, or move it"
+        )
+
+
+def clear_kept(out: Path) -> None:
+    """Delete what `keep` put there for an earlier run; its other files are overwritten too."""
+    if _is_ours(out):
+        shutil.rmtree(out / KEPT)
+
+
+def keep(out: Path, state_dir: Path) -> None:
+    """Move the aggregator's state to the results, for `midge replay`."""
+    shutil.move(state_dir, out / KEPT)
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether the state there is what the results beside it were made from: its journal is the same
+    to the byte. An aggregator's own folder has no such copy beside it.
+    """
+    ours, copy = out / KEPT / JOURNAL, out / "journal.jsonl"
+    both = ours.is_file() and copy.is_file() and not (out / KEPT).is_symlink()
+    return both and filecmp.cmp(ours, copy, shallow=False)
 
 
 def _round(entry: Mapping[str, Any]) -> dict[str, Any]:

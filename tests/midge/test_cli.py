@@ -14,6 +14,7 @@ COMMANDS = [
     "node",
     "status",
     "predict",
+    "replay",
     "report",
     "sweep",
     "baseline",
