@@ -213,7 +213,8 @@ def doctor(
             code = diagnosis.exit_code(patient.findings)
         except KeyboardInterrupt:
             code = INTERRUPTED
-    diagnosis.show(console, f"{settings.host}:{settings.port}", patient.findings)
+    if patient.findings:
+        diagnosis.show(console, f"{settings.host}:{settings.port}", patient.findings)
     if code == INTERRUPTED:
         console.print("interrupted")
     raise typer.Exit(code)

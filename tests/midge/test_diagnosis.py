@@ -119,10 +119,19 @@ def test_chunks_that_were_lost_on_the_way_ask_for_a_longer_queue() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dropped", "verdict"),
-    [("0", "ok"), ("7", "warning"), (None, "not tested"), ("many", "not tested")],
+    ("dropped", "broker", "verdict"),
+    [
+        ("0", "mosquitto version 2.0.11", "ok"),
+        ("7", "mosquitto version 2.0.11", "warning"),
+        (None, "mosquitto version 2.0.11", "ok"),
+        (None, "another", "not tested"),
+        (None, None, "not tested"),
+        ("many", None, "not tested"),
+    ],
 )
-def test_messages_that_the_broker_dropped(dropped: str | None, verdict: str) -> None:
-    found = diagnosis.lost(dropped)
+def test_messages_that_the_broker_dropped(
+    dropped: str | None, broker: str | None, verdict: str
+) -> None:
+    found = diagnosis.lost(dropped, broker)
     assert found.verdict == verdict
     assert verdict != "warning" or "max_queued_messages 10000" in lines(found)

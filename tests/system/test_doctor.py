@@ -117,6 +117,14 @@ def test_no_retained_messages(mosquitto: "MakeBroker") -> None:
     assert not [line for line in lines if line.startswith("tidying up")]
 
 
+def test_a_queue_that_is_too_short_for_a_round(mosquitto: "MakeBroker") -> None:
+    broker = mosquitto("max_inflight_messages 1", "max_queued_messages 2")
+    code, lines = examined(broker)
+    assert code == 1
+    assert "packets of 1,048,576 bytes came back" in result(lines, "throughput")
+    assert "max_queued_messages 10000" in lines
+
+
 def test_an_open_broker_lets_everybody_write_everything(mosquitto: "MakeBroker") -> None:
     code, lines = examined(mosquitto(), "--node", "kitchen")
     assert code == 0
