@@ -3,13 +3,14 @@
 import os
 import signal
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pydantic import SecretStr, ValidationError
 
-from shared.config import Broker
 from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared.config import Broker
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -28,8 +29,12 @@ CertFile = Annotated[Path | None, typer.Option(help="Our certificate.")]
 KeyFile = Annotated[Path | None, typer.Option(help="Our private key.")]
 
 
-def broker_at(address: str, username: str | None, **settings: object) -> Broker:
+def broker_at(address: str, username: str | None, **settings: object) -> "Broker":
     """The settings of a broker from options; ConfigError when they do not fit together."""
+    from pydantic import SecretStr, ValidationError
+
+    from shared.config import Broker
+
     host, _, port = address.partition(":")
     if not host or not (port or "1883").isdecimal():
         raise ConfigError(f"--broker: {address!r} is not HOST or HOST:PORT")
