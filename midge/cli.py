@@ -4,7 +4,6 @@ Those modules are imported by the commands, so that `midge --help` answers at on
 """
 
 import errno
-import os
 import signal
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from midge import options
 from midge.laboratory import commands
 from midge.options import INTERRUPTED, DataDir, interrupt_on
 from shared.errors import ConfigError
@@ -147,42 +147,88 @@ def node(config: _Config = None, verbose: _Verbose = False) -> None:
 
 @app.command(epilog="Example: midge status --broker broker.local:1883 --run default")
 def status(
-    broker: Annotated[str, typer.Option(help="HOST or HOST:PORT.")] = "127.0.0.1:1883",
-    run: Annotated[str, typer.Option(help="Name of the federation.")] = "default",
-    username: Annotated[
-        str | None, typer.Option(help="The password comes from MIDGE_PASSWORD.")
-    ] = None,
-    ca_file: Annotated[Path | None, typer.Option(help="Authority of the broker's TLS.")] = None,
-    cert_file: Annotated[Path | None, typer.Option(help="Our certificate.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="Our private key.")] = None,
+    broker: options.Address = "127.0.0.1:1883",
+    run: options.Run = "default",
+    username: options.Username = None,
+    ca_file: options.CaFile = None,
+    cert_file: options.CertFile = None,
+    key_file: options.KeyFile = None,
     patience: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 3.0,
 ) -> None:
     """Show who is there, which version holds, which window is open, who is missing and why."""
-    from pydantic import SecretStr, ValidationError
     from rich.console import Console
 
     from midge import status as page
-    from shared.config import Broker
 
-    host, _, port = broker.partition(":")
-    if not host or not (port or "1883").isdecimal():
-        raise ConfigError(f"--broker: {broker!r} is not HOST or HOST:PORT")
-    password = os.environ.get("MIDGE_PASSWORD") if username else None
-    try:
-        settings = Broker(
-            host=host,
-            port=int(port or 1883),
-            username=username,
-            password=None if password is None else SecretStr(password),
-            ca_file=ca_file,
-            cert_file=cert_file,
-            key_file=key_file,
-        )
-    except ValidationError as error:
-        raise ConfigError(f"--broker: {error.errors(include_input=False)[0]['msg']}") from error
+    settings = options.broker_at(
+        broker, username, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+    )
     seen = page.look(settings, run, patience)
     if seen.aggregator is not None:
         Console().print(page.render(run, seen.aggregator, seen.entries()))
+
+
+@app.command(epilog="Example: midge doctor --broker broker.local:1883 --run lab --node kitchen")
+def doctor(
+    broker: options.Address = "127.0.0.1:1883",
+    run: options.Run = "default",
+    node: Annotated[
+        str | None, typer.Option(help="Try the access rules as this node.", metavar="NAME")
+    ] = None,
+    aggregator: Annotated[
+        bool, typer.Option("--aggregator", help="Try the access rules as the aggregator.")
+    ] = False,
+    username: options.Username = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; files below imply it.")] = False,
+    ca_file: options.CaFile = None,
+    cert_file: options.CertFile = None,
+    key_file: options.KeyFile = None,
+    protocol: Annotated[str, typer.Option(help="auto, 5 or 3.1.1.")] = "auto",
+    packet_limit: Annotated[int, typer.Option(help="broker.packet_limit_bytes.")] = 2**20,
+) -> None:
+    """Try a broker: what is wrong with it, and the line of configuration that mends it.
+
+    Give the settings that nodes and aggregator have. Harmless beside a run that is going on. Exit
+    code 0 when nothing is wrong, else 1.
+    """
+    import re
+
+    from rich.console import Console
+
+    from midge import access, diagnosis
+    from midge import doctor as practice
+    from shared.topics import RUN_NAME
+
+    for option, name in {"--run": run, "--node": node}.items():
+        if name is not None and not re.match(RUN_NAME, name):
+            raise ConfigError(f"{option}: {name!r} is no name: letters, digits, _ . - and no more")
+    if node is not None and aggregator:
+        raise ConfigError("--node and --aggregator: give one of them")
+    settings = options.broker_at(
+        broker,
+        username,
+        tls=tls,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        protocol=protocol,
+        packet_limit_bytes=packet_limit,
+    )
+    role = access.Role(run, node, username, known=bool(username or cert_file))
+    interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    console = Console()
+    with console.status("") as line:
+        patient = practice.Doctor(settings, role if node or aggregator else None, line.update)
+        try:
+            patient.examine()
+            code = diagnosis.exit_code(patient.findings)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+    if patient.findings:
+        diagnosis.show(console, f"{settings.host}:{settings.port}", patient.findings)
+    if code == INTERRUPTED:
+        console.print("interrupted")
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: midge predict runs/demo/model.safetensors photo.png")

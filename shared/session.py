@@ -70,6 +70,8 @@ class Session:
         self.denials: deque[tuple[int, bool, Sequence[Answer]]] = deque()
         """Packet id, whether it was a publication, and what was said to it."""
         self._exact: set[str] = set()
+        self._raw = False
+        self._last: MQTTMessageInfo | None = None
         self._receive = receive
         self._bug: Exception | None = None
         self._error = ""
@@ -154,14 +156,22 @@ class Session:
         for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
             setattr(self.client, f"on_{name}", None)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> MQTTMessageInfo:
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
         """Hand over a message at QoS 1."""
-        info = self.client.publish(topic, payload, qos=1, retain=retain)
-        self.pending[info.mid] = (topic,)
-        return info
+        self._last = self.client.publish(topic, payload, qos=1, retain=retain)
+        self.pending[self._last.mid] = (topic,)
 
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """Ask for topics at QoS 1; what is retained comes for exact ones only."""
+    def acknowledged(self, timeout_s: float) -> bool:
+        """Wait for the ack of the message handed over last; False when none came in time."""
+        if self._last is not None:
+            with suppress(RuntimeError, ValueError):
+                self._last.wait_for_publish(timeout_s)
+                return self._last.is_published()
+        return False
+
+    def subscribe(self, topics: Sequence[str], *, raw: bool = False) -> None:
+        """Ask for topics at QoS 1; what is retained comes for exact ones only, unless `raw`."""
+        self._raw |= raw
         self._exact.update(topic for topic in topics if not is_wildcard(topic))
         for part in _parts(topics):
             options: list[Any] = [(topic, self._options(topic)) for topic in part]
@@ -178,7 +188,7 @@ class Session:
     def _options(self, topic: str) -> SubscribeOptions | int:
         if self.version == "3.1.1":
             return 1
-        if is_wildcard(topic):
+        if is_wildcard(topic) and not self._raw:
             return SubscribeOptions(1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         return SubscribeOptions(1)
 
@@ -204,7 +214,7 @@ class Session:
 
     def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
         try:
-            if message.retain and message.topic not in self._exact:
+            if message.retain and message.topic not in self._exact and not self._raw:
                 return
             self._receive(message.topic, bytes(message.payload))
         except UnicodeDecodeError:

@@ -14,7 +14,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from shared.config import LEAST_PACKET_BYTES, Broker
 from shared.errors import ConfigError
@@ -106,14 +105,16 @@ class Transport:
         """Start connecting; returns at once, events tell the rest."""
         self._thread.start()
 
-    def subscribe(self, topics: Sequence[str]) -> None:
+    def subscribe(self, topics: Sequence[str], *, raw: bool = False) -> None:
         """Ask for topics at QoS 1; does nothing without a connection.
 
-        What the broker retains comes for a topic named exactly, never through a wildcard.
+        What the broker retains comes for a topic named exactly, never through a wildcard. `raw`
+        lets everything through for the rest of the connection: it is for `midge doctor` alone,
+        which shows what a broker does.
         """
         with self._lock:
             if self._session is not None:
-                self._session.subscribe(topics)
+                self._session.subscribe(topics, raw=raw)
 
     def unsubscribe(self, topics: Sequence[str]) -> None:
         """Ask for topics no longer; does nothing without a connection."""
@@ -140,19 +141,32 @@ class Transport:
             self._session.publish(topic, payload, retain=retain)
             self.bytes_sent += len(payload)
 
+    def acknowledged(self, timeout_s: float) -> bool:
+        """Wait for the broker's ack of the message published last; False when none came in time.
+
+        An ack proves nothing about delivery, and a refusal is one too: Refused tells of that.
+        """
+        with self._lock:
+            session = self._session
+        return session is not None and session.acknowledged(timeout_s)
+
+    def vanish(self) -> None:
+        """End as a crash does, without DISCONNECT, so that the will speaks: to test a broker."""
+        self._close_by = time.monotonic()
+        self._closing.set()
+        self._thread.join(_GOODBYE_S + 2 * STEP_S)
+
     def close(self, last: tuple[str, bytes] | None = None) -> None:
         """Say the last words (retained), wait a moment for their ack, disconnect, end the thread.
 
         On a link that is stuck the words are lost, and the will speaks. May be called twice.
         """
-        words = None
         with self._lock:
             session = None if self._closing.is_set() else self._session
             if session is not None and last is not None:
-                words = session.publish(*last, retain=True)
-        if words is not None:
-            with suppress(RuntimeError, ValueError):
-                words.wait_for_publish(_GOODBYE_S)
+                session.publish(*last, retain=True)
+        if session is not None and last is not None:
+            session.acknowledged(_GOODBYE_S)
         self._close_by = time.monotonic() + _GOODBYE_S
         self._closing.set()
         if session is not None:

@@ -13,6 +13,7 @@ COMMANDS = [
     "aggregator",
     "node",
     "status",
+    "doctor",
     "predict",
     "replay",
     "report",
@@ -62,3 +63,18 @@ def test_any_other_failure_is_a_bug_and_stays_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "argv", ["midge"])
     with pytest.raises(OSError, match="Input/output"):
         cli.main()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--broker", ":1883"], "--broker: ':1883' is not HOST or HOST:PORT"),
+        (["--node", "a/b"], "--node: 'a/b' is no name"),
+        (["--node", "kitchen", "--aggregator"], "--node and --aggregator: give one of them"),
+        (["--packet-limit", "100"], "greater than or equal to 16384"),
+        (["--protocol", "4"], "--broker: Input should be 'auto', '5' or '3.1.1'"),
+    ],
+)
+def test_the_doctor_tells_a_mistake_in_its_options(options: list[str], told: str) -> None:
+    done = CliRunner().invoke(cli.app, ["doctor", *options])
+    assert told in str(done.exception)

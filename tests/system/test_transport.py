@@ -671,6 +671,34 @@ def test_only_the_network_loop_writes_to_the_socket(
     assert writers == {"mqtt alice"}
 
 
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_raw_subscriptions_get_what_is_retained_behind_wildcards(
+    broker: RealBroker, peer: MakePeer, protocol: str
+) -> None:
+    alice = peer(broker.settings(protocol=protocol))
+    alice.next(Connected)
+    alice.link.publish("b/wild", b"kept", retain=True)
+    alice.link.subscribe(["b/+"], raw=True)
+    assert alice.next(Received) == Received("b/wild", b"kept")
+
+
+def test_an_ack_is_awaited_and_missed(fake: MakeFake, peer: MakePeer) -> None:
+    def script(broker: FakeBroker, connection: socket.socket) -> None:
+        connection.sendall(ACCEPT_3)
+        body = broker.read(connection)
+        connection.sendall(b"\x40\x02" + body[5:7])  # behind a topic of one letter
+        broker.idle(connection)
+
+    alice = peer(fake(script).settings(protocol="3.1.1"))
+    assert not alice.link.acknowledged(0.0)
+    alice.next(Connected)
+    assert not alice.link.acknowledged(0.0)
+    alice.link.publish("t", b"heard")
+    assert alice.link.acknowledged(LONG_S)
+    alice.link.publish("t", b"ignored")
+    assert not alice.link.acknowledged(0.1)
+
+
 # Limits
 
 
@@ -759,6 +787,17 @@ def test_the_last_words_are_kept_and_the_will_is_silent(broker: RealBroker, peer
     alice.link.close(("will/alice", b"twice"))
     assert not alice.link._thread.is_alive()
     assert alice.inbox.get(0) is None
+
+
+def test_who_vanishes_leaves_its_will(broker: RealBroker, peer: MakePeer) -> None:
+    alice, bob = peer(broker.settings()), peer(broker.settings(), "bob")
+    alice.next(Connected)
+    bob.next(Connected)
+    bob.link.subscribe(["will/alice"])
+    bob.settle()
+    alice.link.vanish()
+    assert not alice.link._thread.is_alive()
+    assert bob.next(Received) == Received("will/alice", b"1")
 
 
 def test_closing_is_quick_when_the_broker_is_away_or_stuck_or_silent(
