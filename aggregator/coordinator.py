@@ -83,6 +83,9 @@ Event = (
     | EvaluationFailed
 )
 
+AT_ONCE_S = 2.0
+"""After a connection: until then comes what the broker retains."""
+
 
 class Coordinator:
     """One federation, going on from `checkpoint` with the next boot and the next term. `models` has
@@ -109,6 +112,7 @@ class Coordinator:
         self._bulletin = Bulletin()
         self._tally = Tally()
         self._offline_since: float | None = now
+        self._connected_at = now
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
         self._begun = False
@@ -220,7 +224,8 @@ class Coordinator:
     def _on_connected(self, event: Connected, now: float) -> list[Effect]:
         if self._rounds.window is not None and self._offline_since is not None:
             self._rounds.window.put_off(now - self._offline_since)
-        self._offline_since = None
+        self._offline_since, self._connected_at = None, now
+        self._tally.broker_total = None  # it may have been started anew
         self._roster.doubt_all(now)
         self._bulletin.all_new()
         effects: list[Effect] = [
@@ -248,7 +253,7 @@ class Coordinator:
         if topic == self.voice.topics.manifest:
             return self._on_manifest(payload)
         if topic == BROKER_DROPPED:
-            return self._on_broker_dropped(payload)
+            return self._on_broker_dropped(payload, now)
         where = self.voice.topics.parse_upward(topic)
         if where is None:
             return []
@@ -280,8 +285,9 @@ class Coordinator:
                     "stop that one and set takeover = true, or choose another run name"
                 )
 
-    def _on_broker_dropped(self, payload: bytes) -> list[Effect]:
-        messages = self._tally.broker_dropped(payload)
+    def _on_broker_dropped(self, payload: bytes, now: float) -> list[Effect]:
+        at_once = now - self._connected_at < AT_ONCE_S
+        messages = self._tally.broker_dropped(payload, at_once=at_once)
         if not messages:
             return []
         self._bulletin.changed()

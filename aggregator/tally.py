@@ -21,14 +21,20 @@ class Tally:
     broker_total: int | None = None
     """The broker's own count, as it was told last."""
 
-    def broker_dropped(self, payload: bytes) -> int:
-        """Take the broker's count of messages that it had no room for; gives how many are new. What
-        it had dropped before we came is not our trouble.
+    def broker_dropped(self, payload: bytes, *, at_once: bool) -> int:
+        """Take the broker's count of messages that it had no room for; gives how many are new.
+
+        What it tells `at_once` after a connection was dropped before we came. Mosquitto tells the
+        count when it changes and forgets it after a minute, so a first one that comes later is
+        news, of at least one message.
         """
         if not payload.isdigit() or len(payload) > len(str(2**53)):
             return 0
         before, self.broker_total = self.broker_total, int(payload)
-        news = 0 if before is None else max(0, self.broker_total - before)
+        if before is None:
+            news = 0 if at_once or not self.broker_total else 1
+        else:
+            news = max(0, self.broker_total - before)
         self.dropped_by_broker += news
         return news
 
