@@ -66,14 +66,13 @@ class Phase(Enum):
     DECLINED = messages.DECLINED
 
 
-_WORK = frozenset({Phase.FETCHING, Phase.TRAINING})
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
-    Phase.IDLE: _WORK | {Phase.DECLINED},
-    Phase.FETCHING: _WORK | {Phase.IDLE, Phase.BACKING_OFF, Phase.DECLINED},
-    Phase.TRAINING: _WORK | {Phase.IDLE, Phase.UPLOADING, Phase.BACKING_OFF, Phase.DECLINED},
-    Phase.UPLOADING: _WORK | {Phase.IDLE, Phase.BACKING_OFF, Phase.DECLINED},
-    Phase.BACKING_OFF: _WORK | {Phase.IDLE, Phase.UPLOADING, Phase.DECLINED},
-    Phase.DECLINED: _WORK | {Phase.IDLE},
+    Phase.IDLE: frozenset({Phase.FETCHING, Phase.TRAINING, Phase.DECLINED}),
+    Phase.FETCHING: frozenset({Phase.IDLE, Phase.TRAINING, Phase.BACKING_OFF, Phase.DECLINED}),
+    Phase.TRAINING: frozenset(set(Phase) - {Phase.TRAINING}),
+    Phase.UPLOADING: frozenset(set(Phase) - {Phase.UPLOADING}),
+    Phase.BACKING_OFF: frozenset(set(Phase) - {Phase.BACKING_OFF}),
+    Phase.DECLINED: frozenset({Phase.IDLE, Phase.FETCHING, Phase.TRAINING}),
 }
 """What may follow what, from one event to the next; docs/architecture.md draws it and a test
 compares the two. A node begins as idle, or as uploading when an update waits from before a restart.

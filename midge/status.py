@@ -50,6 +50,8 @@ def render(run: str, state: AggregatorState, nodes: Iterable[RosterEntry]) -> Re
             head.add_row("test set", f"accuracy {state.accuracy:.2%}, loss {state.loss:.4f}")
     if state.alive:
         head.add_row("window", Text(_window(state)))
+    if state.trouble:
+        head.add_row("trouble", Text(state.trouble, style="red"))
     table = Table(box=None, padding=(0, 2))
     for column in ("node", "is", "doing", "model", "counted", "refused", "last update"):
         table.add_column(column)
