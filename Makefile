@@ -1,7 +1,7 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench results results-quick clean broker
+.PHONY: help venv demo test check bench chaos results results-quick clean broker
 
 PYTHON ?= python3
 DEMO_ARGS ?=
@@ -39,6 +39,14 @@ bench: venv broker ## measure rounds, memory and the first demo, and print table
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.first_demo
 	$(VENV)/bin/python -m benchmarks.one_result
+
+KILLS ?= 100
+SEED ?= 1
+# synchronous, buffered or asynchronous; empty: a third of the kills in each.
+MODE ?=
+
+chaos: venv broker ## kill, freeze and cut off real processes, then account for every update
+	@$(VENV)/bin/python -m benchmarks.chaos --kills $(KILLS) --seed $(SEED) $(MODE:%=--mode %)
 
 # One folder for all recipes: what two of them have in common is run once.
 RECIPES := report best-in-15 mcmahan-iid mcmahan-non-iid iid-or-not learning-rate local-epochs \

@@ -64,6 +64,10 @@ class Processes:
             process.kill()
             process.wait()
 
+    def pid(self, name: str) -> int:
+        """Its number for the operating system."""
+        return self._running[name].pid
+
     def running(self, name: str) -> bool:
         """True while the process lives."""
         return self._running[name].poll() is None
