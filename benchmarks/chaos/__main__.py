@@ -111,6 +111,8 @@ def _run(
                 resources, problems = fleet.resources()
             except StuckError as error:
                 problems.append(str(error))
+            if spy.refused:
+                problems.append(f"the spy ended by itself: {spy.refused}")
     drawn_up = account.draw_up(folder, names, spy.stored, spy.told)
     took = time.monotonic() - began
     console.print(
