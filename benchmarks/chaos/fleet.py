@@ -26,6 +26,8 @@ RUN = "chaos"
 LOOK_S = 0.05
 """Between two looks at what tells nobody when it changes: files, the clock, other processes."""
 _DEADLINE_S = 3.0
+_MAX_STALENESS = 4
+"""So low that a node which was away is refused now and then."""
 _SETTLE_S = 120.0
 """Once all is well again, for the last update to be settled."""
 _REST_S = 2.0
@@ -56,7 +58,11 @@ class Fleet:
         """When the blows that last are over, and what is to be done then."""
         self._log = (folder / "blows.log").open("w", buffering=1)
         self._began = time.monotonic()
-        goal = {"buffered": max(1, len(self.nodes) // 2)}
+        rounds: dict[str, object] = {"mode": mode}
+        if mode != "synchronous":
+            rounds["max_staleness"] = _MAX_STALENESS
+        if mode == "buffered":
+            rounds["goal"] = max(1, len(self.nodes) // 2)
         self._config = AggregatorConfig.model_validate(
             {
                 "run": RUN,
@@ -66,10 +72,9 @@ class Fleet:
                 "evaluate": False,
                 "rounds": {
                     "rounds": 0,
-                    "mode": mode,
                     "deadline_s": _DEADLINE_S,
                     "gone_grace_s": 1.0,
-                    "goal": goal.get(mode),
+                    **rounds,
                 },
             }
         )
