@@ -207,9 +207,10 @@ class Coordinator:
     ) -> list[Effect]:
         """What our own shell says."""
         match event:
-            case Recovered(kept):
-                self._intake.recover(kept)
-                return []
+            case Recovered(kept, known):
+                reply = self._intake.recover(kept)
+                # Nobody is told now, and nothing new is written of what the journal has already.
+                return [] if known or reply is None else self._answer([reply])
             case Spooled():
                 return self._answer(self._intake.spooled())
             case InboxDropped(messages):

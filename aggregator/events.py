@@ -41,6 +41,8 @@ class Recovered:
     """What the spool kept of the version that the checkpoint is of; before the first connection."""
 
     kept: "Kept"
+    known: bool = True
+    """The journal has it, if it was refused."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,12 +129,12 @@ class Intake:
         done, self._pending = self._pending, {}
         return [self._conclude(kept, delta) for kept, delta in done.values()]
 
-    def recover(self, kept: Kept) -> None:
+    def recover(self, kept: Kept) -> Reply | None:
         """Take what the spool kept over a restart as it was taken before; what does not fit other
-        settings is refused.
+        settings is refused. Gives the reply of a refusal.
         """
         if kept.node in self.in_hand:
-            return
+            return None
         delta = None
         if kept.body is not None:
             reason = "this aggregator lost the version it was trained on"
@@ -146,7 +146,8 @@ class Intake:
                 reason = str(error)
             if delta is None:
                 kept = replace(kept, body=None, reason=reason)
-        self._conclude(kept, delta)
+        reply = self._conclude(kept, delta)
+        return reply if reply.refused else None
 
     def settle(self, node: str, verdict: Verdict) -> None:
         """Remember a node's last verdict; beyond the most nodes there can be, the oldest is

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+JOURNAL = "journal.jsonl"
+
 
 class Journal:
     """An open journal; lines go to the file at once, so that a reader and a crash see whole

@@ -28,7 +28,7 @@ from aggregator.events import (
     Stop,
     Subscribe,
 )
-from aggregator.journal import Journal, read
+from aggregator.journal import JOURNAL, Journal, read
 from aggregator.storage import Storage
 from shared import disk, tasks
 from shared.errors import ConfigError
@@ -41,7 +41,6 @@ from shared.transport import Transport
 
 _log = logging.getLogger(__name__)
 
-JOURNAL = "journal.jsonl"
 RETRY_S = 1.0
 """Between two tries to write to a full disk: nothing tells when it has room again."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -81,8 +80,8 @@ class Shell:
     def recover(self) -> None:
         """Take up the open window with what the spool kept of it; before the link opens."""
         checkpoint = self.coordinator.snapshot()
-        for kept in self._storage.recover(checkpoint):
-            self._handle(Recovered(kept))
+        for kept, known in self._storage.recover(checkpoint):
+            self._handle(Recovered(kept, known))
 
     def feed(self, event: Event, *, more: bool = False) -> None:
         """Hand one event to the machine and perform what it asks for, in order. With `more` events

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from aggregator import checkpoints, spool
 from aggregator.config import Config
 from aggregator.events import Checkpoint, Kept
-from aggregator.journal import Journal
+from aggregator.journal import JOURNAL, Journal, read
+from aggregator.ledger import update_name
 
 _log = logging.getLogger(__name__)
 
@@ -36,16 +37,18 @@ class Storage:
         self._spooled = 0
         """Updates that wait for the next commit."""
 
-    def recover(self, checkpoint: Checkpoint) -> Iterator[Kept]:
-        """What the spool kept of the checkpoint's version, to be read before the first save; what
-        was wrong with it is recorded.
+    def recover(self, checkpoint: Checkpoint) -> Iterator[tuple[Kept, bool]]:
+        """What the spool kept of the checkpoint's version, to be read before the first save, and
+        whether the journal has it as refused; what was wrong with the spool is recorded.
         """
         config = self._config
         found = spool.recover(config.state_dir, config.run, checkpoint.owner, checkpoint.version)
         for problem in found.problems:
             _log.error("%s", problem)
             self.record({"event": "corrupt_spool", "problem": problem})
-        return found.kept
+        entries = read(config.state_dir / JOURNAL)
+        refused = {entry.get("update") for entry in entries if entry.get("event") == "refused"}
+        return ((kept, update_name(kept.offer) in refused) for kept in found.kept)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Put the checkpoint on disk, and turn to the spool's segment of its version. Segments stay

@@ -23,7 +23,7 @@ from rich.table import Table
 from aggregator import journal
 from aggregator.config import Config as AggregatorConfig
 from aggregator.config import Rounds
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
 from midge import brokers

@@ -39,6 +39,7 @@ from edge_node.events import (
     Unsubscribe,
 )
 from edge_node.fetch import Fetch
+from edge_node.namesake import Namesake
 from edge_node.upload import Chance, Upload
 from shared import chunks, codec, compression, messages
 from shared.errors import PeerError
@@ -100,6 +101,7 @@ class Agent:
         self._note = ""  # why we take no part
         self._upload = Upload(config, self._topics, rng)
         self._said: NodeState | None = None
+        self._namesake = Namesake()
         self._fetch_at: float | None = None
         self._repeat_at: float | None = None
         self._say_from = 0.0
@@ -160,6 +162,7 @@ class Agent:
     def _on_connected(self, event: Connected, now: float) -> list[Effect]:
         self._online = True
         self.connection = event.connection
+        self._namesake.connected(now)
         self._packet_limit_bytes = event.packet_limit_bytes
         self._said = None
         self._say_from = now
@@ -183,14 +186,21 @@ class Agent:
         if topic == self._topics.receipt(self._config.name):
             return self._on_receipt(codec.decode(Receipt, payload), now)
         if topic == self._topics.state(self._config.name):
-            # Our own death while we live: the will of a connection that was taken over.
-            if not codec.decode_json(NodeState, payload).alive:
-                self._said = None
-                self._say_from = now
-            return []
+            return self._on_own_state(codec.decode_json(NodeState, payload), now)
         if self._topics.parse_model_chunk(topic) is not None:
             self._fetched_bytes += len(payload)
             return self._on_chunk(codec.decode(Chunk, payload), now)
+        return []
+
+    def _on_own_state(self, state: NodeState, now: float) -> list[Effect]:
+        """What is said in our name: by us, or by another node of this name."""
+        if not state.alive:
+            # Our own death while we live: the will of a connection that was taken over.
+            self._said = None
+            self._say_from = now
+        if self._namesake.heard(state, self.memory):
+            name = self._config.name
+            return [Stop(f"another node is called {name!r} too: give each node its own name")]
         return []
 
     def _on_manifest(self, manifest: Manifest, now: float) -> list[Effect]:
@@ -268,8 +278,11 @@ class Agent:
         self.memory = replace(self.memory, entries=self.memory.entries[1:])
         self._upload.settled()
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
+        if self.memory.entries:
+            # On disk before the next one is offered: only the last verdict is remembered there.
+            return [log, Keep(self.memory), *self._offer(now), *self._follow(now)]
         # The disk last: a crash before it offers the update once more, and gets the same verdict.
-        return [log, *self._offer(now), *self._follow(now), Keep(self.memory)]
+        return [log, *self._follow(now), Keep(self.memory)]
 
     def _on_trained(self, event: Trained, now: float) -> list[Effect]:
         if self._job is None or self._job_round != event.round:

@@ -14,7 +14,7 @@ from typing import Any
 from aggregator.config import Config as AggregatorConfig
 from aggregator.config import Rounds, Server, Training
 from aggregator.evaluation import global_test
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
 from edge_node.samples import load

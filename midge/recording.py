@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aggregator import checkpoints, journal, spool
 from aggregator.events import Checkpoint, Kept
+from aggregator.journal import JOURNAL
 from aggregator.ledger import update_name
-from aggregator.service import JOURNAL
 from shared import disk
 from shared.errors import ConfigError, PeerError
 from shared.params import Floats

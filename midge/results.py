@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator import checkpoints, journal
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from midge.laboratory import figures
 from midge.recording import KEPT
 from shared.errors import ConfigError

@@ -18,7 +18,7 @@ from aggregator.config import Config as AggregatorConfig
 from aggregator.coordinator import Coordinator
 from aggregator.coordinator import Event as AggregatorEvent
 from aggregator.events import Evaluate
-from aggregator.journal import Journal
+from aggregator.journal import JOURNAL, Journal
 from aggregator.storage import Storage
 from edge_node import service as node_service
 from edge_node import trainer
@@ -134,7 +134,7 @@ class _Aggregator:
         self._task = task
         self._test = test
         self._alive = True
-        self._journal = Journal(config.state_dir / aggregator_service.JOURNAL)
+        self._journal = Journal(config.state_dir / JOURNAL)
         checkpoint = aggregator_service.begin(
             config, self._journal, lambda: task.initial(config.seed)
         )

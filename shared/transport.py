@@ -306,20 +306,27 @@ class Transport:
         return 0.0
 
     def _count_kicks(self, session: Session) -> None:
-        """Tell a fight over the client id from a bad link; ConfigError when it is one.
+        """Notice a fight over the client id; ConfigError when the broker says that it is one.
 
-        Few brokers say so (Mosquitto 2.0.11 does not, on MQTT 5 neither), most just close: then
-        short lives in a row speak for a fight, as long as the road to the broker holds.
+        Few do (Mosquitto 2.0.11 does not, on MQTT 5 neither), most just close, and so does a broker
+        that starts again and again: then it is only said, and who has a better proof ends.
         """
         lived_s = time.monotonic() - session.since
         short_s = max(_SETTLED_S, 2 * self._broker.longest_pause_s if session.taken_over else 0)
         kicked = (session.taken_over or session.closed_by_peer) and lived_s < short_s
         self._kicks = self._kicks + 1 if kicked else 0
         if self._kicks >= _KICKS:
-            raise ConfigError(
-                f"{self._address} closed {_KICKS} connections in a row: most likely another client "
-                f"uses the client id {self._client_id} too, so give each its own name; else look "
-                "into the broker's log"
+            told = f"{self._address} closed {self._kicks} connections in a row"
+            if session.taken_over:
+                raise ConfigError(
+                    f"{told}: another client uses the client id {self._client_id} too; give each "
+                    "its own name"
+                )
+            _log.warning(
+                "%s: another client uses the client id %s too, or the broker starts again and "
+                "again; look into its log",
+                told,
+                self._client_id,
             )
         if lived_s >= _SETTLED_S:
             self._failures = 0

@@ -15,7 +15,7 @@ from PIL import Image
 
 from aggregator import journal
 from aggregator.config import Config as AggregatorConfig
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node import own_data
 from edge_node.config import Config as NodeConfig
 from edge_node.events import Train, Trained

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator import journal
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from aggregator.tally import REFUSALS_RECORDED
 from edge_node import outbox
 from edge_node.events import Memory

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator import journal
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from midge.laboratory.shares import Share, bytes_to_reach, grid, shares
 from midge.laboratory.story import Story, story
 from shared import tasks

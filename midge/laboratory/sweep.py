@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.evaluation import global_test
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node import samples
 from midge import results
 from midge.laboratory.recipe import Recipe, Variant

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from aggregator import checkpoints
 from aggregator.config import Server, Training
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import load
 from midge import results

@@ -8,8 +8,7 @@ from aggregator import checkpoints, journal
 from aggregator.config import Config
 from aggregator.coordinator import Coordinator
 from aggregator.events import Checkpoint
-from aggregator.journal import Journal
-from aggregator.service import JOURNAL, begin
+from aggregator.journal import JOURNAL, Journal, begin
 from shared.errors import ConfigError
 from shared.params import from_tensors
 

@@ -10,7 +10,7 @@ import pytest
 from aggregator import journal
 from aggregator.config import Config as AggregatorConfig
 from aggregator.config import Limits, Rounds, Training
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node import outbox
 from edge_node.config import Config as NodeConfig
 from edge_node.samples import Samples

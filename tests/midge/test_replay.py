@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from aggregator import checkpoints, journal, spool
 from aggregator.config import Config as AggregatorConfig
 from aggregator.config import Limits, Rounds, Server, Staleness, Training, recipe
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.samples import Samples
 from edge_node.shards import iid

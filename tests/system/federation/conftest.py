@@ -16,7 +16,7 @@ import pytest
 
 from aggregator import journal
 from aggregator.config import Config as AggregatorConfig
-from aggregator.service import JOURNAL
+from aggregator.journal import JOURNAL
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
 from edge_node.samples import load
