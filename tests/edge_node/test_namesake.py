@@ -13,7 +13,7 @@ A_COPY = replace(OURS, boot=4)
 
 
 def lives(namesake: Namesake, *heard: NodeState, lived_s: float = 1.0) -> list[bool]:
-    """One connection after the other, with what is retained on our topic; the first one is quiet."""
+    """One connection after the other, each with what is retained; the first one is quiet."""
     namesake.connected(0.0)
     found = []
     for number, state in enumerate(heard, 1):

@@ -445,7 +445,7 @@ def test_a_fight_over_a_client_id_is_told_and_goes_on(
     for _ in range(6):
         one.next(Disconnected)
     other.link.close()
-    one.settle()
+    one.next(Connected)
     assert "another client uses the client id twin too" in caplog.text
     assert not [event for event in one.seen if isinstance(event, Refused)]
 
