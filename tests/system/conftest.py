@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tcp_proxy import Proxy
 
 from shared.config import Broker
 
@@ -140,6 +141,20 @@ def mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
 def broker(mosquitto: Callable[..., Mosquitto]) -> Mosquitto:
     """A fresh broker that lets everybody in: .host, .port, .settings()."""
     return mosquitto()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[Mosquitto], Proxy]]:
+    """Makes proxies in front of a broker: proxy(broker).settings() goes through it."""
+    made: list[Proxy] = []
+
+    def make(broker: Mosquitto) -> Proxy:
+        made.append(Proxy(broker))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture(scope="session")
