@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Mosquitto
+    from real_brokers import RealBroker
+
     from tests.system.federation.conftest import Fleet, Process, Result
 
     InMemory = Callable[..., Result]
@@ -74,7 +75,7 @@ def test_a_run_gives_the_model_of_the_run_in_memory_in_whatever_order_they_start
 )
 def test_a_run_gives_the_same_model_over_a_lesser_broker(
     fleet: "Fleet",
-    mosquitto: Callable[..., "Mosquitto"],
+    mosquitto: Callable[..., "RealBroker"],
     in_memory: "InMemory",
     lines: list[str],
     settings: dict[str, object],

@@ -33,7 +33,8 @@ MODEL = find("null:5000").initial(0)
 @pytest.fixture
 def rogue(fleet: "Fleet") -> Iterator[Client]:
     """A client that is no part of Midge and may write anywhere."""
-    client = Client(CallbackAPIVersion.VERSION2, "rogue", protocol=MQTTProtocolVersion.MQTTv5)
+    version = MQTTProtocolVersion.MQTTv5 if fleet.broker.speaks_5 else MQTTProtocolVersion.MQTTv311
+    client = Client(CallbackAPIVersion.VERSION2, "rogue", protocol=version)
     client.connect(fleet.broker.host, fleet.broker.port)
     client.loop_start()
     yield client
