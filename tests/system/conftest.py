@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from link_peer import Peer
 from real_brokers import BROKERS, Mosquitto, RabbitMq, RealBroker
 from tcp_proxy import Proxy
+
+from shared.config import Broker
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def mosquitto(
     ) -> RealBroker:
         broker: RealBroker
         home = tmp_path / f"broker-{len(made)}"
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         if kind is Mosquitto:
             broker = Mosquitto(home, lines=_settings(home, lines, users, acl))
         elif lines or users or acl is not None:
@@ -152,6 +155,20 @@ def proxy() -> Iterator[Callable[[RealBroker], Proxy]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., Peer]]:
+    """Makes peers: peer(broker.settings(), "alice")."""
+    peers: list[Peer] = []
+
+    def make(broker: Broker, client_id: str = "alice", will: bytes | None = None) -> Peer:
+        peers.append(Peer(broker, client_id, will))
+        return peers[-1]
+
+    yield make
+    for each in peers:
+        each.link.close()
 
 
 @pytest.fixture(scope="session")

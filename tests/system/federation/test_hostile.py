@@ -233,6 +233,7 @@ def test_a_stranger_takes_no_part(attacked: "Fleet", rogue: Client, in_memory: "
     unharmed(attacked, in_memory)
 
 
+@pytest.mark.fails_on(nats="closes the connection of whoever publishes to a topic with a space")
 def test_other_runs_and_strange_topics_are_nobody_s_business(
     attacked: "Fleet", rogue: Client, in_memory: "InMemory"
 ) -> None:
