@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -24,8 +25,8 @@ class Proxy:
     def __init__(self, broker: Any) -> None:  # noqa: ANN401 (whatever has host, port, settings)
         self.broker = broker
         self.host = "127.0.0.1"
-        self.connections = 0
-        """How many were accepted so far."""
+        self.accepted: list[float] = []
+        """When each connection came, monotonic, in seconds."""
         self._crossed: dict[Direction, int] = {"up": 0, "down": 0}
         self._swallowed: set[Direction] = set()
         self._bytes_per_s: float | None = None
@@ -99,7 +100,7 @@ class Proxy:
                 client, _ = server.accept()
             except OSError:
                 return
-            self.connections += 1
+            self.accepted.append(time.monotonic())
             broker = socket.socket()
             _keep_small(broker)
             try:

@@ -181,6 +181,10 @@ def test_a_round_closes_at_its_deadline_without_a_node_that_hangs_and_takes_it_b
     endless.aggregator()
     nodes = endless.nodes()
     round_ = open_round(endless)
+    endless.state(
+        lambda state: state.window is not None and state.window.missing.get("node-3") == "training",
+        "node-3 to say that it trains",
+    )
     nodes["node-3"].send(signal.SIGSTOP)
     entry = closed(endless, round_)
     assert entry["closed_by"] == "deadline"
@@ -190,6 +194,7 @@ def test_a_round_closes_at_its_deadline_without_a_node_that_hangs_and_takes_it_b
     counted_again(endless, entry["version"])
 
 
+@pytest.mark.fails_on(amqtt="ends no connection that fell silent, whatever its keepalive")
 def test_a_round_closes_by_the_will_of_a_node_that_hangs_and_takes_it_back_later(
     endless: "Fleet",
 ) -> None:
@@ -299,6 +304,9 @@ def test_no_two_aggregators_share_a_state_directory(fleet: "Fleet") -> None:
     assert first.popen.poll() is None
 
 
+@pytest.mark.fails_on(
+    amqtt="lets two clients of one name stay connected; when one leaves, the other gets nothing"
+)
 def test_of_two_aggregators_on_one_run_one_ends_and_the_run_goes_on(
     fleet: "Fleet", in_memory: "InMemory"
 ) -> None:
