@@ -91,9 +91,9 @@ def test_clients_of_a_broker_that_restarts_do_not_come_back_at_once(
     broker.kill()
     broker.start()
     for each in crowd:
-        assert each.next(Connected).connection == 2
+        assert each.next(Connected).connection > 1
     # Each pause is drawn between half of it and the whole.
-    came = link.accepted[50:]
+    came = link.accepted[50:100]
     assert came[-1] - came[0] > 0.3
     busiest = max(sum(start <= other < start + 0.05 for other in came) for start in came)
     assert busiest <= 25, "5 are to be expected in 50 ms"
