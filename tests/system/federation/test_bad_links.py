@@ -183,3 +183,19 @@ def test_of_two_nodes_of_one_name_one_ends_with_the_reason_and_the_run_goes_on(
     fleet.node("node-2")
     fleet.node("node-3")
     undisturbed(fleet, aggregator, in_memory)
+
+
+def test_what_an_earlier_run_left_on_the_broker_is_nobody_s_business(
+    fleet: "Fleet", in_memory: "InMemory"
+) -> None:
+    """Its model, its chunks, births and deaths are still retained, of nodes of the same names."""
+    earlier = fleet.place.home / "earlier"
+    names = ("node-1", "node-2", "node-3")
+    aggregator = fleet.aggregator("earlier", run="before", seed=1)
+    nodes = [fleet.node(name, run="before", state_dir=earlier / name) for name in names]
+    assert aggregator.wait() == 0, aggregator.text()
+    for node in nodes:
+        node.kill()
+    aggregator = fleet.aggregator()
+    fleet.nodes()
+    undisturbed(fleet, aggregator, in_memory)
