@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -325,6 +326,36 @@ def test_of_two_aggregators_on_one_run_one_ends_and_the_run_goes_on(
     last = fleet.journal("other" if survivor is other else "one")
     hashes = [entry["model_sha256"] for entry in last if entry["event"] == "finished"]
     assert hashes == [in_memory().model_sha256]
+
+
+# Disks in trouble
+
+
+@pytest.mark.parametrize("side", ["aggregator", "node"])
+def test_a_full_disk_ends_a_process_and_costs_nothing_once_there_is_room_again(
+    fleet: "Fleet", in_memory: "InMemory", side: str
+) -> None:
+    fleet.rounds["gone_grace_s"] = 30.0
+    aggregator, nodes = fleet.aggregator(), fleet.nodes()
+    fleet.hold("node-3")
+    fleet.waits("node-3")
+    fleet.arrived("node-1", "node-2")
+    choked = aggregator if side == "aggregator" else nodes["node-3"]
+    # What is to be written next, checkpoint or update, has 20 kB. (Its log is cut off as well.)
+    hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(choked.popen.pid, resource.RLIMIT_FSIZE, (10_000, hard_limit))
+    fleet.release("node-3")
+    assert choked.wait() == 1
+    home = fleet.place.home / ("aggregator" if side == "aggregator" else "node-3")
+    assert list(home.glob("*.partial"))
+    if side == "aggregator":
+        undisturbed(fleet, fleet.aggregator(), in_memory)
+    else:
+        # Round 1 need not wait for a node that is gone; min_nodes lets the next one wait for it.
+        fleet.node("node-3")
+        finish(fleet, aggregator)
+        nothing_counted_twice(fleet)
+        assert fleet.counted()[3] == ["node-1", "node-2", "node-3"]
 
 
 # The broker in trouble
