@@ -79,6 +79,9 @@ def test_an_update_that_was_finished_without_a_link_is_counted_once(
     fleet.place.until(lambda: outbox.load(home)[0].entry is not None, "its update on disk")
     link.refuse(on=False)
     undisturbed(fleet, aggregator, in_memory)
+    # The very first one that it made: it did not have to train again.
+    update = fleet.entries("version")[0]["counted"][2]["update"]
+    assert update == f"{outbox.load(home)[0].state_id}:1"
 
 
 def test_a_verdict_that_was_cut_off_is_told_again_on_the_next_connection(
