@@ -15,7 +15,8 @@ _HEAD = """\
 
 Midge is made for Mosquitto; it must work on any broker that speaks MQTT 3.1.1 with QoS 1, retained
 messages and wills. `make test-brokers` runs the system tests (transport and federations of real
-processes, `tests/system/`) on each of these and writes this page. It is not part of CI.
+processes, `tests/system/`) on each of these and writes this page. It is not part of CI. Tests that
+bring a broker of their own (the demo, brokers that misbehave on purpose) run with Mosquitto alone.
 
 *skipped*: the test needs something that this broker, or our set-up of it, does not have. *fails as
 told*: the test must fail there, for the reason below; if it ever passes, that is an error.
