@@ -33,7 +33,7 @@ test: venv broker ## run every test, those with a real broker too
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
 
 # One report for each; the page is made of all of them, also when a test failed.
-test-brokers: venv broker other-brokers ## the system tests on Mosquitto, RabbitMQ, NATS, amqtt: half an hour
+test-brokers: venv broker other-brokers ## the system tests on Mosquitto, RabbitMQ, NATS, amqtt: 25 minutes
 	@failed=; for name in $(BROKERS); do \
 	    $(VENV)/bin/pytest tests/system/test_*.py tests/system/federation -m system --broker $$name \
 	        --timeout 300 -rsxX --junitxml $(BROKER_REPORTS)/$$name.xml $(PYTEST_ARGS) || failed=1; \

@@ -1,7 +1,7 @@
 """Real brokers for the system tests: a fresh one on a free loopback port for each test.
 
-Mosquitto, unless pytest is called with `--broker`; tests then skip what that broker cannot be told,
-and name what it does not do: see the markers in pyproject.toml.
+Mosquitto, unless pytest is called with `--broker`; tests that set something of Mosquitto's are then
+skipped, and the marker `fails_on` names what cannot hold.
 """
 
 import os
@@ -41,11 +41,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "kind" not in getattr(item, "fixturenames", ()):
             items.remove(item)
             others.append(item)
-        for marker in item.iter_markers("mosquitto_only"):
-            item.add_marker(pytest.mark.skip(reason=marker.args[0]))
-        for marker in item.iter_markers("not_on"):
-            if name in marker.kwargs:
-                item.add_marker(pytest.mark.skip(reason=f"{title} {marker.kwargs[name]}"))
         for marker in item.iter_markers("fails_on"):
             if name in marker.kwargs:
                 item.add_marker(pytest.mark.xfail(reason=f"{title} {marker.kwargs[name]}"))
