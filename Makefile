@@ -1,13 +1,17 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench chaos results results-quick clean broker
+.PHONY: help venv demo test test-brokers check bench chaos results results-quick clean broker \
+    other-brokers
 
 PYTHON ?= python3
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 # Where x86-64 Linux finds a torch without gigabytes of CUDA. Empty: do not ask there.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BROKERS ?= mosquitto rabbitmq nats amqtt
+BROKER_REPORTS := runs/brokers
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -27,6 +31,14 @@ demo: venv ## train a model on ten edge nodes, on this machine
 
 test: venv broker ## run every test, those with a real broker too
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
+
+# One report for each; the page is made of all of them, also when a test failed.
+test-brokers: venv broker other-brokers ## the system tests on Mosquitto, RabbitMQ, NATS, amqtt: 25 minutes
+	@failed=; for name in $(BROKERS); do \
+	    $(VENV)/bin/pytest tests/system/test_*.py tests/system/federation -m system --broker $$name \
+	        --timeout 300 -rsxX --junitxml $(BROKER_REPORTS)/$$name.xml $(PYTEST_ARGS) || failed=1; \
+	done; \
+	$(VENV)/bin/python tests/tools/brokers_page.py $(BROKER_REPORTS) docs/brokers.md && test -z "$$failed"
 
 check: venv ## format, lint, types and the fast tests
 	$(VENV)/bin/ruff format --check
@@ -91,16 +103,29 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Tests start brokers of their own on free ports, so the service that the package starts is stopped.
-# A failed update is no end: often it is some other source that does not answer.
 broker:
-	@if command -v mosquitto >/dev/null; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then \
-	    echo 'make test needs a broker: install Mosquitto, then try again' >&2; exit 1; fi; \
-	if [ "$$(id -u)" = 0 ]; then root=; \
-	elif sudo -n true 2>/dev/null; then root='sudo -n'; \
-	else echo 'make test needs a broker; type: sudo apt-get install mosquitto' >&2; exit 1; fi; \
-	set -ex; \
-	$$root apt-get update -qq || true; \
-	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends mosquitto; \
-	if [ -d /run/systemd/system ]; then $$root systemctl disable --now mosquitto; \
-	else $$root service mosquitto stop || true; fi
+	@command -v mosquitto >/dev/null || { $(call install,make test,mosquitto); \
+	    if [ -d /run/systemd/system ]; then $$root systemctl disable --now mosquitto; \
+	    else $$root service mosquitto stop || true; fi; }
+
+# RabbitMQ, once it is installed, would start at once, and at every boot.
+other-brokers:
+	@command -v nats-server >/dev/null || { $(call install,make test-brokers,nats-server); \
+	    if [ -d /run/systemd/system ]; then $$root systemctl disable --now nats-server; \
+	    else $$root service nats-server stop || true; fi; }
+	@command -v rabbitmq-server >/dev/null || { $(call install,make test-brokers,rabbitmq-server); \
+	    if [ -d /run/systemd/system ]; then $$root systemctl disable rabbitmq-server; fi; }
+
+# What it is for, and a package of Debian's.
+# A failed update is no end: often it is some other source that does not answer.
+define install
+if ! command -v apt-get >/dev/null; then \
+    echo '$(1) needs a broker: install $(2), then try again' >&2; exit 1; fi; \
+if [ "$$(id -u)" = 0 ]; then root=; \
+elif sudo -n true 2>/dev/null; then root='sudo -n'; \
+else echo '$(1) needs a broker; type: sudo apt-get install $(2)' >&2; exit 1; fi; \
+set -ex; \
+$$root apt-get update -qq || true; \
+$$root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+    apt-get install -qq --no-install-recommends $(2)
+endef

@@ -1,21 +1,21 @@
-"""Real brokers for the system tests: a fresh mosquitto on a free loopback port for each test."""
+"""Real brokers for the system tests: a fresh one on a free loopback port for each test.
 
-import getpass
-import shutil
-import signal
-import socket
+Mosquitto, unless pytest is called with `--broker`; tests that set something of Mosquitto's are then
+skipped, and the marker `fails_on` names what cannot hold.
+"""
+
+import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from link_peer import Peer
+from real_brokers import BROKERS, Mosquitto, RabbitMq, RealBroker
+from tcp_proxy import Proxy
 
 from shared.config import Broker
-
-_MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-_READY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -30,101 +30,73 @@ class Certificates:
     client_key: Path
 
 
-@dataclass
-class Mosquitto:
-    """One broker; its port and its files stay the same over `kill` and `start`."""
-
-    home: Path
-    lines: list[str] = field(default_factory=list)
-    host: str = "127.0.0.1"
-    port: int = 0
-    process: subprocess.Popen[bytes] | None = None
-
-    def settings(self, **changes: object) -> Broker:
-        """How to reach it, with short pauses."""
-        fields = {"port": self.port, "first_pause_s": 0.05, "longest_pause_s": 0.2, **changes}
-        return Broker.model_validate({"host": self.host, **fields})
-
-    def start(self, *lines: str) -> None:
-        """Start it; `lines` of configuration replace those given before."""
-        assert self.process is None
-        self.lines = list(lines) or self.lines
-        self.port = self.port or free_port()
-        # As root it would become another user, who may not read the folders of a test.
-        head = [f"listener {self.port} {self.host}", f"user {getpass.getuser()}"]
-        config = self.home / "mosquitto.conf"
-        config.write_text("\n".join([*head, *self.lines]) + "\n")
-        assert _MOSQUITTO is not None
-        with (self.home / "mosquitto.log").open("ab") as log:
-            self.process = subprocess.Popen([_MOSQUITTO, "-c", config], stdout=log, stderr=log)
-        self._await_listening()
-
-    def kill(self) -> None:
-        """kill -9: it says goodbye to nobody and saves nothing."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        self.process = None
-
-    def freeze(self) -> None:
-        """Half-open links: the kernel still takes bytes, nobody answers."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def _await_listening(self) -> None:
-        end = time.monotonic() + _READY_S
-        while time.monotonic() < end:
-            assert self.process is not None
-            if self.process.poll() is not None:
-                break
-            try:
-                socket.create_connection((self.host, self.port), timeout=1).close()
-            except OSError:
-                time.sleep(0.01)  # A port that opens tells nobody.
-            else:
-                return
-        pytest.fail(f"mosquitto did not start: {(self.home / 'mosquitto.log').read_text()}")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another broker run the tests that use one, and say beforehand what will not hold."""
+    name = config.getoption("broker")
+    if name == "mosquitto":
+        return
+    title = BROKERS[name].name
+    others = []
+    for item in list(items):
+        if "kind" not in getattr(item, "fixturenames", ()):
+            items.remove(item)
+            others.append(item)
+        for marker in item.iter_markers("fails_on"):
+            if name in marker.kwargs:
+                item.add_marker(pytest.mark.xfail(reason=f"{title} {marker.kwargs[name]}"))
+    config.hook.pytest_deselected(items=others)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+@pytest.fixture(scope="session")
+def kind(
+    request: pytest.FixtureRequest, record_testsuite_property: Callable[[str, object], None]
+) -> type[RealBroker]:
+    """Which broker the tests are run with."""
+    chosen = BROKERS[request.config.getoption("broker")]
+    if chosen.find() is None:
+        pytest.skip(f"needs {chosen.program}, from the package {chosen.package}")
+    record_testsuite_property("broker", f"{chosen.name} {chosen.version()}")
+    record_testsuite_property("cores", os.cpu_count())
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
+    """The one that serves all tests, not started."""
+    broker = RabbitMq(tmp_path_factory.mktemp("rabbitmq"))
+    yield broker
+    broker.end()
 
 
 @pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+def mosquitto(
+    kind: type[RealBroker], request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[..., RealBroker]]:
     """Makes brokers: mosquitto("max_packet_size 20000", users={"a": "secret"}, acl="...").
 
     With users there is no anonymous access; `started=False` reserves the port only.
     """
-    if _MOSQUITTO is None:
-        pytest.skip("needs mosquitto on the PATH: apt-get install mosquitto")
-    made: list[Mosquitto] = []
+    made: list[RealBroker] = []
 
     def make(
         *lines: str,
         users: dict[str, str] | None = None,
         acl: str | None = None,
         started: bool = True,
-    ) -> Mosquitto:
+    ) -> RealBroker:
+        broker: RealBroker
         home = tmp_path / f"broker-{len(made)}"
-        home.mkdir()
-        settings = [*lines, f"allow_anonymous {'false' if users else 'true'}"]
-        if users:
-            passwords = home / "passwords"
-            passwords.touch(mode=0o600)
-            for name, password in users.items():
-                subprocess.run(["mosquitto_passwd", "-b", passwords, name, password], check=True)
-            settings.append(f"password_file {passwords}")
-        if acl is not None:
-            (home / "acl").write_text(acl)
-            settings.append(f"acl_file {home / 'acl'}")
-        broker = Mosquitto(home, settings, port=free_port())
+        home.mkdir(exist_ok=True)
+        if kind is Mosquitto:
+            broker = Mosquitto(home, lines=_settings(home, lines, users, acl))
+        elif lines or users or acl is not None:
+            pytest.skip(f"sets Mosquitto's {_names(lines, users, acl)}")
+        elif kind is RabbitMq:
+            shared: RabbitMq = request.getfixturevalue("rabbitmq")
+            shared.renew(started=started)
+            return shared
+        else:
+            broker = kind(home)
         made.append(broker)
         if started:
             broker.start()
@@ -136,10 +108,62 @@ def mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
             broker.kill()
 
 
+def _settings(
+    home: Path, lines: tuple[str, ...], users: dict[str, str] | None, acl: str | None
+) -> list[str]:
+    """Lines for Mosquitto's configuration, and the files that they name."""
+    settings = [*lines, f"allow_anonymous {'false' if users else 'true'}"]
+    if users:
+        passwords = home / "passwords"
+        passwords.touch(mode=0o600)
+        for name, password in users.items():
+            subprocess.run(["mosquitto_passwd", "-b", passwords, name, password], check=True)
+        settings.append(f"password_file {passwords}")
+    if acl is not None:
+        (home / "acl").write_text(acl)
+        settings.append(f"acl_file {home / 'acl'}")
+    return settings
+
+
+def _names(lines: tuple[str, ...], users: dict[str, str] | None, acl: str | None) -> str:
+    names = [line.split()[0] for line in lines]
+    names += ["password_file"] if users else []
+    names += ["acl_file"] if acl is not None else []
+    return ", ".join(names)
+
+
 @pytest.fixture
-def broker(mosquitto: Callable[..., Mosquitto]) -> Mosquitto:
+def broker(mosquitto: Callable[..., RealBroker]) -> RealBroker:
     """A fresh broker that lets everybody in: .host, .port, .settings()."""
     return mosquitto()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[RealBroker], Proxy]]:
+    """Makes proxies in front of a broker: proxy(broker).settings() goes through it."""
+    made: list[Proxy] = []
+
+    def make(broker: RealBroker) -> Proxy:
+        made.append(Proxy(broker))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., Peer]]:
+    """Makes peers: peer(broker.settings(), "alice")."""
+    peers: list[Peer] = []
+
+    def make(broker: Broker, client_id: str = "alice", will: bytes | None = None) -> Peer:
+        peers.append(Peer(broker, client_id, will))
+        return peers[-1]
+
+    yield make
+    for each in peers:
+        each.link.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from link_peer import LONG_S, Peer
 from paho.mqtt.client import Client
 from pydantic import SecretStr
 
@@ -25,10 +26,6 @@ from shared.transport import Transport
 
 pytestmark = pytest.mark.system
 
-LONG_S = 20.0
-"""For what must come; reached only when the test fails."""
-E = TypeVar("E")
-
 
 # Those of conftest.py, which cannot be imported.
 RealBroker = Any
@@ -36,52 +33,7 @@ MakeBroker = Callable[..., RealBroker]
 Certificates = Any
 
 
-class Peer:
-    """A transport with its inbox."""
-
-    def __init__(self, broker: Broker, client_id: str, will: bytes | None = None) -> None:
-        self.inbox: Inbox[LinkEvent] = Inbox(2**26)
-        self.seen: list[LinkEvent] = []
-        self.link = Transport(
-            broker,
-            client_id,
-            lambda number: (f"will/{client_id}", will or b"%d" % number),
-            self.inbox.put,
-        )
-        self.link.open()
-
-    def next(self, kind: type[E]) -> E:
-        """The next event of a kind; what came before it is in `seen`."""
-        end = time.monotonic() + LONG_S
-        while (event := self.inbox.get(max(0.0, end - time.monotonic()))) is not None:
-            self.seen.append(event)
-            if isinstance(event, kind):
-                return event
-        pytest.fail(f"no {kind.__name__}, but {self.seen}")
-
-    def settle(self) -> list[LinkEvent]:
-        """All that was under way to us: after an echo of our own, everything before it is here."""
-        self.link.subscribe(["echo"])
-        self.link.publish("echo", b"")
-        while self.next(Received).topic != "echo":
-            pass
-        return self.seen
-
-
 MakePeer = Callable[..., Peer]
-
-
-@pytest.fixture
-def peer() -> Iterator[MakePeer]:
-    peers: list[Peer] = []
-
-    def make(broker: Broker, client_id: str = "alice", will: bytes | None = None) -> Peer:
-        peers.append(Peer(broker, client_id, will))
-        return peers[-1]
-
-    yield make
-    for each in peers:
-        each.link.close()
 
 
 class FakeBroker:
@@ -380,7 +332,7 @@ WORKER = """
 import sys
 from shared.config import Broker
 from shared.transport import Transport
-settings = Broker(port=int(sys.argv[1]), first_pause_s=0.05, longest_pause_s=0.2)
+settings = Broker.model_validate_json(sys.argv[1])
 will = lambda number: ("will/worker", b"%d" % number)
 Transport(settings, "worker", will, lambda event: print(event, flush=True)).open()
 sys.stdin.read()
@@ -390,7 +342,7 @@ sys.stdin.read()
 def test_the_will_of_a_killed_process_names_its_connection(
     broker: RealBroker, peer: MakePeer
 ) -> None:
-    command = [sys.executable, "-c", WORKER, str(broker.port)]
+    command = [sys.executable, "-c", WORKER, broker.settings().model_dump_json()]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as worker:
         assert worker.stdout is not None
@@ -435,6 +387,7 @@ def test_nothing_of_an_old_connection_is_sent_on_the_next(
     assert received == [Received("echo", b"")]
 
 
+@pytest.mark.fails_on(amqtt="lets two clients of one name stay connected, side by side")
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_a_fight_over_a_client_id_is_told_and_goes_on(
     broker: RealBroker, peer: MakePeer, caplog: pytest.LogCaptureFixture, protocol: str
@@ -626,8 +579,14 @@ def test_retained_messages_come_by_name_and_not_through_wildcards(
     alice.settle()
     alice.link.subscribe(["a/named", "b/+"])
     alice.link.publish("b/wild", b"fresh")
-    topics = [event for event in alice.settle() if isinstance(event, Received)][1:-1]
-    assert topics == [Received("a/named", b"kept"), Received("b/wild", b"fresh")]
+    # NATS keeps no order among subscriptions, so the echo alone does not tell that it is here.
+    while alice.next(Received).payload != b"fresh":
+        pass
+    received = [event for event in alice.settle() if isinstance(event, Received)]
+    assert {event for event in received if event.topic != "echo"} == {
+        Received("a/named", b"kept"),
+        Received("b/wild", b"fresh"),
+    }
 
 
 def test_version_5_asks_for_nothing_retained_behind_wildcards(

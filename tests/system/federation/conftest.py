@@ -29,7 +29,7 @@ from shared.topics import Topics
 from shared.transport import Transport
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Mosquitto
+    from real_brokers import RealBroker
 
 LONG_S = 40.0
 """For what must come; reached only when the test fails."""
@@ -174,7 +174,7 @@ class Fleet:
     """An aggregator and its nodes on one broker."""
 
     place: Workplace
-    broker: "Mosquitto"
+    broker: "RealBroker"
     spies: list[Spy] = field(default_factory=list)
     task: str = GATED
     rounds: dict[str, Any] = field(
@@ -319,7 +319,7 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
 
 
 @pytest.fixture
-def fleet(place: Workplace, broker: "Mosquitto") -> Iterator[Fleet]:
+def fleet(place: Workplace, broker: "RealBroker") -> Iterator[Fleet]:
     """An aggregator and nodes, to be started, on a broker of their own."""
     made = Fleet(place, broker)
     yield made

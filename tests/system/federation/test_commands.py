@@ -16,11 +16,13 @@ from PIL import Image, ImageOps
 from shared import tasks
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Certificates, Mosquitto
+    from real_brokers import RealBroker
+
+    from tests.system.conftest import Certificates
     from tests.system.federation.conftest import Fleet, Process, Result, Workplace
 
     InMemory = Callable[..., Result]
-    MakeBroker = Callable[..., Mosquitto]
+    MakeBroker = Callable[..., RealBroker]
 
 pytestmark = pytest.mark.system
 
@@ -87,7 +89,7 @@ def test_midge_lists_its_commands(place: "Workplace") -> None:
 )
 def test_a_federation_is_set_up_by_files_and_the_environment(
     place: "Workplace",
-    broker: "Mosquitto",
+    broker: "RealBroker",
     in_memory: "InMemory",
     aggregator: list[str],
     node: list[str],
@@ -340,7 +342,7 @@ def test_status_shows_a_run_as_it_stands(fleet: "Fleet") -> None:
     assert re.search(r"node-3 +present .* counted in version 3", text)
 
 
-def test_status_says_when_there_is_nothing_to_see(place: "Workplace", broker: "Mosquitto") -> None:
+def test_status_says_when_there_is_nothing_to_see(place: "Workplace", broker: "RealBroker") -> None:
     address = f"127.0.0.1:{broker.port}"
     error = refused(place.midge("status", "--broker", address, "--run", "none", "--patience", "1"))
     assert "no aggregator has spoken of run 'none'" in error

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -12,7 +13,8 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Mosquitto
+    from real_brokers import RealBroker
+
     from tests.system.federation.conftest import Fleet, Process, Result
 
     InMemory = Callable[..., Result]
@@ -74,7 +76,7 @@ def test_a_run_gives_the_model_of_the_run_in_memory_in_whatever_order_they_start
 )
 def test_a_run_gives_the_same_model_over_a_lesser_broker(
     fleet: "Fleet",
-    mosquitto: Callable[..., "Mosquitto"],
+    mosquitto: Callable[..., "RealBroker"],
     in_memory: "InMemory",
     lines: list[str],
     settings: dict[str, object],
@@ -180,6 +182,10 @@ def test_a_round_closes_at_its_deadline_without_a_node_that_hangs_and_takes_it_b
     endless.aggregator()
     nodes = endless.nodes()
     round_ = open_round(endless)
+    endless.state(
+        lambda state: state.window is not None and state.window.missing.get("node-3") == "training",
+        "node-3 to say that it trains",
+    )
     nodes["node-3"].send(signal.SIGSTOP)
     entry = closed(endless, round_)
     assert entry["closed_by"] == "deadline"
@@ -189,6 +195,7 @@ def test_a_round_closes_at_its_deadline_without_a_node_that_hangs_and_takes_it_b
     counted_again(endless, entry["version"])
 
 
+@pytest.mark.fails_on(amqtt="ends no connection that fell silent, whatever its keepalive")
 def test_a_round_closes_by_the_will_of_a_node_that_hangs_and_takes_it_back_later(
     endless: "Fleet",
 ) -> None:
@@ -298,6 +305,9 @@ def test_no_two_aggregators_share_a_state_directory(fleet: "Fleet") -> None:
     assert first.popen.poll() is None
 
 
+@pytest.mark.fails_on(
+    amqtt="lets two clients of one name stay connected; when one leaves, the other gets nothing"
+)
 def test_of_two_aggregators_on_one_run_one_ends_and_the_run_goes_on(
     fleet: "Fleet", in_memory: "InMemory"
 ) -> None:
@@ -316,6 +326,36 @@ def test_of_two_aggregators_on_one_run_one_ends_and_the_run_goes_on(
     last = fleet.journal("other" if survivor is other else "one")
     hashes = [entry["model_sha256"] for entry in last if entry["event"] == "finished"]
     assert hashes == [in_memory().model_sha256]
+
+
+# Disks in trouble
+
+
+@pytest.mark.parametrize("side", ["aggregator", "node"])
+def test_a_full_disk_ends_a_process_and_costs_nothing_once_there_is_room_again(
+    fleet: "Fleet", in_memory: "InMemory", side: str
+) -> None:
+    fleet.rounds["gone_grace_s"] = 30.0
+    aggregator, nodes = fleet.aggregator(), fleet.nodes()
+    fleet.hold("node-3")
+    fleet.waits("node-3")
+    fleet.arrived("node-1", "node-2")
+    choked = aggregator if side == "aggregator" else nodes["node-3"]
+    # What is to be written next, checkpoint or update, has 20 kB. (Its log is cut off as well.)
+    hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(choked.popen.pid, resource.RLIMIT_FSIZE, (10_000, hard_limit))
+    fleet.release("node-3")
+    assert choked.wait() == 1
+    home = fleet.place.home / ("aggregator" if side == "aggregator" else "node-3")
+    assert list(home.glob("*.partial"))
+    if side == "aggregator":
+        undisturbed(fleet, fleet.aggregator(), in_memory)
+    else:
+        # Round 1 need not wait for a node that is gone; min_nodes lets the next one wait for it.
+        fleet.node("node-3")
+        finish(fleet, aggregator)
+        nothing_counted_twice(fleet)
+        assert fleet.counted()[3] == ["node-1", "node-2", "node-3"]
 
 
 # The broker in trouble

@@ -33,7 +33,8 @@ MODEL = find("null:5000").initial(0)
 @pytest.fixture
 def rogue(fleet: "Fleet") -> Iterator[Client]:
     """A client that is no part of Midge and may write anywhere."""
-    client = Client(CallbackAPIVersion.VERSION2, "rogue", protocol=MQTTProtocolVersion.MQTTv5)
+    version = MQTTProtocolVersion.MQTTv5 if fleet.broker.speaks_5 else MQTTProtocolVersion.MQTTv311
+    client = Client(CallbackAPIVersion.VERSION2, "rogue", protocol=version)
     client.connect(fleet.broker.host, fleet.broker.port)
     client.loop_start()
     yield client
@@ -232,6 +233,34 @@ def test_a_stranger_takes_no_part(attacked: "Fleet", rogue: Client, in_memory: "
     unharmed(attacked, in_memory)
 
 
+def test_an_update_that_was_captured_and_sent_again_is_not_counted_again(
+    fleet: "Fleet", rogue: Client, in_memory: "InMemory"
+) -> None:
+    topics = fleet.topics
+    heard = fleet.spy(topics.offer(VICTIM))
+    receipts = fleet.spy(topics.receipt(VICTIM))
+    fleet.hold("node-1")
+    fleet.aggregator()
+    fleet.node("node-1")
+    fleet.node("node-2")
+    fleet.node(VICTIM, inline_bytes=2**20)
+    fleet.arrived("node-2", VICTIM)
+    captured = heard.messages[0].payload
+    say(rogue, topics.offer(VICTIM), captured)  # In its own round, and then in the next one.
+    fleet.hold(VICTIM)
+    fleet.release("node-1")
+    fleet.entry("version", version=1)
+    fleet.arrived("node-1", "node-2")
+    before = len(receipts.messages)
+    say(rogue, topics.offer(VICTIM), captured)
+    fleet.place.until(lambda: len(receipts.messages) > before, "an answer to the captured update")
+    answer = codec.decode(Receipt, receipts.messages[-1].payload)
+    assert (answer.kind, answer.counter, answer.version) == ("settled", 1, 1)
+    unharmed(fleet, in_memory)
+    assert fleet.counted() == {version: ["node-1", "node-2", VICTIM] for version in (1, 2, 3)}
+
+
+@pytest.mark.fails_on(nats="closes the connection of whoever publishes to a topic with a space")
 def test_other_runs_and_strange_topics_are_nobody_s_business(
     attacked: "Fleet", rogue: Client, in_memory: "InMemory"
 ) -> None:
