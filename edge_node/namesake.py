@@ -31,11 +31,11 @@ class Namesake:
 
     def heard(self, state: NodeState, memory: Memory) -> bool:
         """Look at the first state in our name on this connection; True when another node is sure to
-        have our name.
+        have our name and we are the one to end: of two, the one with the lower identity stays.
         """
         if not self._suspicious:
             return False
         self._suspicious = False
-        ours = (state.state_id, state.boot) == (memory.state_id, memory.boot)
-        self._times = 0 if ours else self._times + 1
-        return self._times >= TIMES
+        they, we = (state.state_id, state.boot), (memory.state_id, memory.boot)
+        self._times = 0 if they == we else self._times + 1
+        return self._times >= TIMES and they < we

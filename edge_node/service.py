@@ -116,8 +116,17 @@ def run(config: Config) -> None:
         link.open()
         try:
             loop(shell, inbox)
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            raise ConfigError(
+                f"state_dir: no room on the disk of {config.state_dir}: make some, then start the "
+                "node again; nothing is lost"
+            ) from error
         finally:
-            link.close(last=agent.will(agent.connection, STOPPED))
+            # Who ends by itself has stopped; anything else is an accident, and may be back soon.
+            ended_well = shell.stopped is not None and not shell.stopped.failure
+            link.close(last=agent.will(agent.connection, STOPPED if ended_well else "offline"))
             learner.close()
     if shell.stopped is not None and shell.stopped.failure:
         raise ConfigError(shell.stopped.failure)

@@ -2,6 +2,7 @@
 process holds.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -11,10 +12,17 @@ from typing import IO
 from shared.errors import ConfigError
 
 _DIGEST_BYTES = 32
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Of the disk, of a quota, of the size that the system lets a process write (ulimit -f)."""
 
 
 class CorruptFileError(Exception):
     """The file is not what was written; the message names it."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for want of room, so that the same one may succeed later."""
+    return error.errno in _FULL
 
 
 def write_sealed(path: Path, body: bytes) -> None:

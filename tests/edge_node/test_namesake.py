@@ -6,10 +6,10 @@ from edge_node.events import Memory
 from edge_node.namesake import SHORT_S, TIMES, Namesake
 from shared.messages import NodeState
 
-US = Memory("0" * 16, boot=3)
-OURS = NodeState(alive=False, state_id="0" * 16, boot=3, connection=1)
-ANOTHER = replace(OURS, state_id="f" * 16)
-A_COPY = replace(OURS, boot=4)
+US = Memory("7" * 16, boot=3)
+OURS = NodeState(alive=False, state_id="7" * 16, boot=3, connection=1)
+ANOTHER = replace(OURS, state_id="0" * 16)
+A_COPY = replace(OURS, boot=2)
 
 
 def lives(namesake: Namesake, *heard: NodeState, lived_s: float = 1.0) -> list[bool]:
@@ -25,6 +25,11 @@ def lives(namesake: Namesake, *heard: NodeState, lived_s: float = 1.0) -> list[b
 @pytest.mark.parametrize("state", [ANOTHER, A_COPY])
 def test_who_is_thrown_out_by_another_of_its_name_knows_at_last(state: NodeState) -> None:
     assert lives(Namesake(), *TIMES * [state]) == [*(TIMES - 1) * [False], True]
+
+
+@pytest.mark.parametrize("state", [replace(OURS, state_id="f" * 16), replace(OURS, boot=4)])
+def test_of_two_one_stays(state: NodeState) -> None:
+    assert not any(lives(Namesake(), *20 * [state]))
 
 
 def test_a_broker_that_crashes_again_and_again_is_no_namesake() -> None:

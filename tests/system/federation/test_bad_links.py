@@ -182,7 +182,7 @@ def test_of_two_nodes_of_one_name_one_ends_with_the_reason_and_the_run_goes_on(
     assert ended.wait() == 1
     error = ended.text().splitlines()[-1]
     assert error.startswith("error: ")
-    assert "uses the client id midge-test-node-node-1 too, so give each its own name" in error
+    assert "another node is called 'node-1' too: give each node its own name" in error
     fleet.node("node-2")
     fleet.node("node-3")
     undisturbed(fleet, aggregator, in_memory)
