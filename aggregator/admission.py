@@ -98,6 +98,11 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
     size = compression.named(offer.compression).size(at.spec.size)
     if offer.size != size or chunks.count(size, offer.chunk_bytes) > MAX_CHUNKS:  # A10
         return f"{offer.size} bytes in chunks of {offer.chunk_bytes} do not fit the model"
+    return samples_objection(offer, limits)
+
+
+def samples_objection(offer: Offer, limits: Limits) -> str:
+    """What is wrong with the number of samples; empty when nothing is."""
     if not 1 <= offer.samples <= limits.max_samples:  # A11
         return f"{offer.samples} samples are not within 1..{limits.max_samples}"
     return ""

@@ -92,6 +92,10 @@ class Uploads:
         """When the next transfer is forgotten."""
         return min((upload.idle_at for upload in self._uploads.values()), default=None)
 
+    def in_transfer(self, beside: str) -> list[int]:
+        """The sizes of all bodies that are on their way, but one node's."""
+        return [upload.offer.size for node, upload in self._uploads.items() if node != beside]
+
     def unfinished(self) -> dict[str, Offer]:
         """Every offer whose body is not here."""
         return {node: upload.offer for node, upload in self._uploads.items()} | self._waiting
