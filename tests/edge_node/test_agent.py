@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge_node.agent import TRANSITIONS, Agent, Event, Phase
 from edge_node.config import Config
@@ -296,6 +296,19 @@ class Life(RuleBasedStateMachine):
         self.training_ends(value=0.5, fails=False)
         self.answered("stored")
         self.answered(verdict)
+
+    @precondition(lambda self: self.open)
+    @rule(versions=st.integers(1, 4))
+    def trains_on(self, versions: int) -> None:
+        """Its update is stored, and it goes on with a version that is not the newest any more."""
+        owner = self.disk.owner or OWNERS[0]
+        self.follow(owner, "version", asked=True, task="null", fetched=True)
+        self.training_ends(value=0.5, fails=False)
+        self.answered("stored")
+        for _ in range(versions):
+            self.follow(owner, "version", asked=True, task="null", fetched=False)
+        self.fetched()
+        self.training_ends(value=0.25, fails=False)
 
     @rule()
     def fetched(self) -> None:
