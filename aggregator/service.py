@@ -1,6 +1,5 @@
 """The aggregator's shell: one inbox, one loop, performs effects, decides nothing."""
 
-import errno
 import logging
 import secrets
 import signal
@@ -29,7 +28,7 @@ from aggregator.events import (
     Subscribe,
 )
 from aggregator.journal import JOURNAL, Journal, read
-from aggregator.storage import Storage
+from aggregator.storage import FULL, Storage
 from shared import disk, tasks
 from shared.errors import ConfigError
 from shared.events import Stopping, Tick
@@ -43,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """Between two tries to write to a full disk: nothing tells when it has room again."""
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 T = TypeVar("T")
 
 
@@ -128,7 +126,7 @@ class Shell:
             try:
                 return write()
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise
                 folder = self.coordinator.config.state_dir
                 trouble = f"no room on the disk of {folder}: make some; nothing is lost meanwhile"

@@ -2,6 +2,7 @@
 which they rely on each other.
 """
 
+import errno
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,6 +14,8 @@ from aggregator.ledger import update_name
 
 _log = logging.getLogger(__name__)
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""The errors of a disk that has no room: it may have again."""
 MOST_TOGETHER = 64
 """Updates that share one sync of the disk, when the inbox is never empty."""
 
@@ -87,10 +90,15 @@ class Storage:
         return self._journal.append(self._wall_clock(), entry)
 
     def close(self) -> None:
-        """Put everything on disk."""
-        if self._spool is not None:
-            self._spool.close()
-        self._journal.close()
+        """Put everything on disk; what a full one does not take was promised to nobody."""
+        for part in (self._spool, self._journal):
+            try:
+                if part is not None:
+                    part.close()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                _log.error("no room on the disk of %s (%s)", self._config.state_dir, error)
 
 
 def keep_checkpoints(config: Config) -> int:

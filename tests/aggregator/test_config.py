@@ -195,10 +195,7 @@ def test_a_file_for_the_field(tmp_path: Path) -> None:
         ),
         (
             'durability = "none"\nkeep_updates = true',
-            (
-                "keep_updates needs the updates on disk: set durability = process, "
-                "or leave it out"
-            ),
+            ("keep_updates needs the updates on disk: set durability = process, or leave it out"),
         ),
         ("[limits]\nspool_bytes = 1", "limits.spool_bytes = 1: "),
         ("[limits]\nupload_idle_s = 0", "limits.upload_idle_s = 0: "),

@@ -22,7 +22,10 @@ SETTINGS = st.builds(
     [
         ({"weight": "constant"}, {0: 1, 1: 1, 1000: 1}),
         # FedAsync, section 5: a = 0.5; the same is 1 / sqrt(1 + tau) of FedBuff
-        ({"weight": "polynomial", "exponent": 0.5}, {0: 1, 1: 1 / math.sqrt(2), 3: 1 / 2, 8: 1 / 3}),
+        (
+            {"weight": "polynomial", "exponent": 0.5},
+            {0: 1, 1: 1 / math.sqrt(2), 3: 1 / 2, 8: 1 / 3},
+        ),
         ({"weight": "polynomial", "exponent": 0}, {0: 1, 7: 1}),
         ({"weight": "polynomial", "exponent": 2}, {0: 1, 1: 1 / 4, 9: 1 / 100}),
         # FedAsync, section 5: a = 10, b = 4

@@ -429,7 +429,9 @@ class Life(RuleBasedStateMachine):
         waiting = self.unsettled()
         if job.plan.open:
             assert len(waiting) <= 1
-            assert {entry.counter for entry in waiting} <= self.stored, "it is not at the aggregator"
+            assert {entry.counter for entry in waiting} <= self.stored, (
+                "it is not at the aggregator"
+            )
             bases = [
                 one
                 for one in self.past
