@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aggregator import rules, staleness
-from aggregator.config import Config, Limits, Rounds, Staleness
+from aggregator.config import Config, Limits, Rounds
 from aggregator.coordinator import Coordinator, Event
 from aggregator.events import (
     Checkpoint,
     Effect,
-    InboxDropped,
     Kept,
     Publish,
     Record,

@@ -435,7 +435,9 @@ def test_an_aggregator_that_is_stopped_while_the_disk_is_full_says_so_in_one_lin
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     class Link(Broker):
-        def __init__(self, _: object, __: str, ___: object, deliver: Callable[[object], None]):
+        def __init__(
+            self, _: object, __: str, ___: object, deliver: Callable[[object], None]
+        ) -> None:
             super().__init__()
             self.deliver = deliver
 
@@ -477,11 +479,12 @@ def test_an_aggregator_that_is_stopped_while_the_disk_is_full_says_so_in_one_lin
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(service, "Transport", Link)
-    monkeypatch.setattr(service.time, "sleep", sleep)
+    monkeypatch.setattr("aggregator.service.time.sleep", sleep)
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    config = Config(state_dir=tmp_path, task="null", evaluate=False, durability=durability)
+    settings = {"task": "null", "evaluate": False, "durability": durability}
+    config = Config.model_validate({"state_dir": tmp_path, **settings})
     try:
-        with pytest.raises(ConfigError, match="state_dir: stopped while the disk of .* is full"):
+        with pytest.raises(ConfigError, match=r"state_dir: stopped while the disk of .* is full"):
             service.run(config)
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):

@@ -259,14 +259,16 @@ def test_no_memory_is_taken_for_a_length_that_cannot_be(
 
 
 def test_a_segment_of_a_version_that_is_lost_is_set_aside(tmp_path: Path) -> None:
-    """A checkpoint was lost: what comes now makes another version 13, on which nobody trained yet."""
+    """A checkpoint was lost: what comes now makes another version 13."""
     for version in (11, 13):
         ends = write(tmp_path, THREE, version)
         os.truncate(segment(tmp_path, version), ends[-1] - 1)
     _, problems = recovered(tmp_path)
     assert problems == [
-        "updates-00000013: goes on from a version that is lost, now at 12; set aside as "
-        "updates-00000013.foreign"
+        (
+            "updates-00000013: goes on from a version that is lost, now at 12; set aside as "
+            "updates-00000013.foreign"
+        )
     ]
     write(tmp_path, THREE[:1], 13)
     assert recovered(tmp_path, 13) == (THREE[:1], [])

@@ -584,3 +584,49 @@ def test_an_offer_fits_the_packet_however_much_may_ride_in_it() -> None:
         for part in feed(machine, receipt("want", missing=b"\xff")):
             if isinstance(part, Publish):
                 assert len(part.payload) <= limit - 256
+
+
+def offers(effects: list[Effect]) -> list[Offer]:
+    return [codec.decode(Offer, one) for one in published(effects, TOPICS.offer("node"))]
+
+
+def test_a_break_during_an_upload_makes_the_next_offer_finer_until_it_is_stored() -> None:
+    """Little is lost with a small chunk; and the aggregator goes on with what is there."""
+    machine = agent(inline_bytes=0)
+    wide = Connected(1, 2**20)
+    (first,) = offers(feed(machine, wide, *UPLOADING[1:]))
+    assert first.chunk_bytes == 15 * chunks.FINE_BYTES
+    (second,) = offers(feed(machine, Disconnected("lost"), replace(wide, connection=2)))
+    assert second.chunk_bytes == chunks.FINE_BYTES
+    feed(machine, receipt("stored"), Disconnected("lost"))
+    (third,) = offers(feed(machine, replace(wide, connection=3)))
+    assert third.chunk_bytes == first.chunk_bytes
+
+
+def test_a_break_at_any_other_time_changes_nothing() -> None:
+    machine = agent(inline_bytes=0)
+    wide = Connected(1, 2**20)
+    feed(machine, wide, Disconnected("lost"), replace(wide, connection=2), *TRAINING[1:])
+    (offer,) = offers(feed(machine, trained(1)))
+    assert offer.chunk_bytes == 15 * chunks.FINE_BYTES
+
+
+def test_a_packet_smaller_than_a_fine_chunk_stays_the_limit() -> None:
+    machine = agent(inline_bytes=0)
+    feed(machine, *UPLOADING)
+    (offer,) = offers(feed(machine, Disconnected("lost"), replace(CONNECTED, connection=2)))
+    assert offer.chunk_bytes == 8
+
+
+@pytest.mark.parametrize(("body_bytes", "goes_on"), [(900, True), (970, False)])
+def test_where_a_second_update_would_not_fit_the_disk_it_waits_for_the_first(
+    body_bytes: int, *, goes_on: bool
+) -> None:
+    assert 1024 - 970 < manifest(0).size <= 1024 - 900
+    entry = Entry(1, 1, 0, bytes(32), bytes(32), 1, {}, "none", bytes(body_bytes), bytes(32))
+    memory = replace(FRESH, counter=1, entries=(entry,))
+    machine = agent(memory, outbox_bytes=1024)
+    feed(machine, CONNECTED, told(opened(1)), receipt("stored"))
+    assert (machine.phase is Phase.FETCHING) == goes_on
+    feed(machine, receipt("settled", version=1))
+    assert machine.phase is Phase.FETCHING
