@@ -516,7 +516,7 @@ def test_a_flood_of_names_is_forgotten_again() -> None:
         fed(machine, offered(node, update("n", number + 1, chunk_bytes=5)[0]), 0.0)
         goodbye = NodeState(alive=False, state_id=8 * "6e", boot=1, connection=1, doing="stopped")
         machine.handle(Received(TOPICS.state(node), codec.encode_json(goodbye)), 0.0)
-    intake, window = machine._intake, machine._window
+    intake, window = machine._intake, machine._rounds.window
     assert window is not None
     assert len(machine._roster.nodes) <= 5
     assert len(window.asked) == 1

@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_no_half_line_and_the_line_is_whole_when_there_is_roo
         line = b'{"time":1,"event":"second"}'
         assert room <= len(line)
         cramped = Cramped(book._file, room, silent=silent)
-        book._file = cast("IO[bytes]", cramped)
+        whole, book._file = book._file, cast("IO[bytes]", cramped)
         for _ in range(2):
             with pytest.raises(OSError, match="No space left") as caught:
                 book.append(1, {"event": "second"})
@@ -119,4 +119,5 @@ def test_a_full_disk_leaves_no_half_line_and_the_line_is_whole_when_there_is_roo
             assert path.read_bytes() == b'{"time":1,"event":"first"}\n'
         cramped.room = 1000
         assert book.append(1, {"event": "second"}) == line
+        book._file = whole
     assert events(path) == ["first", "second"]

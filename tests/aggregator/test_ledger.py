@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from aggregator import ledger
+from aggregator.config import Config, Limits
+from aggregator.intake import Intake
 from aggregator.ledger import Counted
+from aggregator.release import Release
 from shared.messages import Offer
 
 Update = Callable[..., tuple[Offer, bytes]]
@@ -31,8 +34,20 @@ def test_a_link_is_the_hash_of_the_last_one_and_a_line(update: Update) -> None:
     assert ledger.chain(START, 4, [Counted("ann", offer, 0, 10)]) == expected
 
 
+def test_the_order_of_arrival_does_not_matter(
+    counted: list[Counted], released: Release, limits: Limits
+) -> None:
+    """Where updates are averaged, the intake gives them by node."""
+    links = set()
+    for order in permutations(counted):
+        intake = Intake(released, Config(limits=limits), {}, {}, {})
+        intake.in_hand = {one.node: one for one in order}
+        links.add(ledger.chain(START, 4, intake.counted()))
+    assert links == {ledger.chain(START, 4, counted)}
+
+
 def test_the_order_is_the_one_that_is_given(counted: list[Counted]) -> None:
-    """Where it makes no difference, `Intake.counted` sorts; where updates are mixed it does."""
+    """Where updates are mixed one after the other it makes another model."""
     orders = list(permutations(counted))
     assert len({ledger.chain(START, 4, order) for order in orders}) == len(orders)
 

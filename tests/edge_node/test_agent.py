@@ -555,7 +555,7 @@ def test_a_fleet_does_not_offer_in_step() -> None:
     for seed in range(20):
         machine = Agent(Config(task="null"), FRESH, np.random.default_rng(seed))
         feed(machine, *UPLOADING)
-        times.add(machine._offer_at)
+        times.add(machine._upload.offer_at)
     assert len(times) == 20
 
 
