@@ -324,7 +324,9 @@ class Federation(RuleBasedStateMachine):
             assert name not in self.counted_in
             assert spooled[name].body is None
             assert spooled[name].reason == receipt.reason
-            self.refused.add(name)
+            if not receipt.reason.startswith("one update per node"):
+                # Of a node that offers two at a time only the verdict on the counted one stays.
+                self.refused.add(name)
 
     def count(self, entry: dict[str, Any]) -> None:
         """The ledger says what was counted, and the model is just that."""
