@@ -12,6 +12,7 @@ from aggregator import checkpoints, journal, spool
 from aggregator.config import Config, Rounds
 from aggregator.events import Checkpoint, Kept
 from aggregator.journal import Journal
+from aggregator.ledger import update_name
 from aggregator.storage import MOST_TOGETHER, Storage, keep_checkpoints
 from shared.messages import Offer
 from shared.params import from_tensors
@@ -163,9 +164,26 @@ def test_what_was_kept_of_the_current_version_comes_back(tmp_path: Path, kept: K
         storage.save(checkpoint(1))
         storage.spool(refused)
     with opened(tmp_path) as storage:
-        assert list(storage.recover(checkpoint(1))) == [refused]
+        assert list(storage.recover(checkpoint(1))) == [(refused, False)]
     with opened(tmp_path) as storage:
         assert list(storage.recover(checkpoint(2))) == []
+
+
+def test_a_refusal_that_the_journal_has_already_is_told_apart(tmp_path: Path, kept: Kept) -> None:
+    """A crash may come between the spool and the journal; after it no refusal is there twice."""
+    refused = [
+        replace(kept, node=node, offer=replace(kept.offer, counter=counter), body=None)
+        for counter, node in enumerate("abc")
+    ]
+    with opened(tmp_path) as storage:
+        storage.save(checkpoint())
+        for one in refused:
+            storage.spool(one)
+        storage.record({"event": "refused", "update": update_name(refused[1].offer)})
+        storage.record({"event": "another", "update": update_name(refused[2].offer)})
+    with opened(tmp_path) as storage:
+        known = [known for _, known in storage.recover(checkpoint())]
+    assert known == [False, True, False]
 
 
 def test_what_is_wrong_with_the_spool_is_written_down(tmp_path: Path, kept: Kept) -> None:
