@@ -38,11 +38,16 @@ class InHand:
 
 
 @dataclass(frozen=True, slots=True)
+class Later:
+    """Another update of the node is in the window: this one is judged again for the next version."""
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """The update may be sent."""
 
 
-Judgement = Rejected | Settled | InHand | Welcome
+Judgement = Rejected | Settled | InHand | Later | Welcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,9 @@ def judge(node: str, offer: Offer, at: Standing, limits: Limits) -> Judgement:
     if at.in_hand == (offer.state_id, offer.counter):  # A2
         return InHand()
     reason = _objection(node, offer, at, limits)
-    return Rejected(reason) if reason else Welcome()
+    if reason:
+        return Rejected(reason)
+    return Welcome() if at.in_hand is None else Later()  # A6
 
 
 def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
@@ -87,8 +94,6 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
         return f"stale: trained on version {offer.base_version}, now at {at.version}"
     if at.bases.get(offer.base_version) != offer.base:  # A5
         return "foreign base: this aggregator does not hold the version it was trained on"
-    if at.in_hand is not None:  # A6
-        return "one update per node and round; another one is in hand already"
     if at.asked is not None and node not in at.asked:  # A7
         return "not asked in this round"
     if offer.spec != at.spec_digest:  # A8
@@ -98,6 +103,11 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
     size = compression.named(offer.compression).size(at.spec.size)
     if offer.size != size or chunks.count(size, offer.chunk_bytes) > MAX_CHUNKS:  # A10
         return f"{offer.size} bytes in chunks of {offer.chunk_bytes} do not fit the model"
+    return samples_objection(offer, limits)
+
+
+def samples_objection(offer: Offer, limits: Limits) -> str:
+    """What is wrong with the number of samples; empty when nothing is."""
     if not 1 <= offer.samples <= limits.max_samples:  # A11
         return f"{offer.samples} samples are not within 1..{limits.max_samples}"
     return ""

@@ -409,7 +409,9 @@ class Coordinator:
 
     def _flush(self, window: Window, why: str, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""
-        missing = window.why_missing(self._intake.in_hand, self._roster)
+        missing = {}
+        if not (self.config.rounds.open and why == "goal"):  # nobody in particular was waited for
+            missing = window.why_missing(self._intake.in_hand, self._roster)
         scores = self._local_test()
         counted, verdicts = self._lineage.advance(self._intake)
         for node, verdict in verdicts.items():

@@ -91,6 +91,9 @@ class Intake:
                 return [self._all_here(node, offer)]
             case admission.Rejected(reason):
                 return [self._refuse(node, offer, reason)]
+            case admission.Later():
+                self._uploads.wait(node, offer)
+                return []
             case admission.Welcome():
                 return self._welcome(node, offer, now)
 
@@ -137,9 +140,9 @@ class Intake:
             return None
         delta = None
         if kept.body is not None:
-            reason = "this aggregator lost the version it was trained on"
+            reason = self._outdated(kept)
             try:
-                if self._bases.get(kept.offer.base_version) == kept.offer.base:
+                if not reason:
                     size = self._release.params.spec.size
                     delta = admission.unpack(kept.offer, kept.body, size, self._limits)
             except PeerError as error:
@@ -232,7 +235,7 @@ class Intake:
         )
 
     def _welcome(self, node: str, offer: Offer, now: float) -> list[Answer]:
-        if not self._has_room(offer):
+        if not self._has_room(node, offer):
             self._uploads.wait(node, offer)
             return []
         if offer.body is not None:
@@ -240,13 +243,23 @@ class Intake:
         missing = self._uploads.ask(node, offer, now)
         return [_want(node, offer, missing)] if missing else []
 
-    def _has_room(self, offer: Offer) -> bool:
-        """Whether the grid of the sum and the spool can take one more."""
-        accepted = [kept for kept, delta in self._pending.values() if delta is not None]
-        spooled = self._bytes + sum(kept.offer.size for kept in accepted)
+    def _outdated(self, kept: Kept) -> str:
+        """What other settings object to in an update that was taken before; empty when nothing."""
+        if self._bases.get(kept.offer.base_version) != kept.offer.base:
+            return "this aggregator lost the version it was trained on"
+        if not self._has_room(kept.node, kept.offer):
+            return "more updates than max_nodes or spool_bytes allow now"
+        return admission.samples_objection(kept.offer, self._limits)
+
+    def _has_room(self, node: str, offer: Offer) -> bool:
+        """Whether the grid of the sum and the spool can take one more, when all that is on its way
+        has come.
+        """
+        coming = self._uploads.in_transfer(beside=node)
+        coming += [kept.offer.size for kept, delta in self._pending.values() if delta is not None]
         return (
-            len(self.in_hand) + len(accepted) < self._limits.max_nodes
-            and spooled + offer.size <= self._limits.spool_bytes
+            len(self.in_hand) + len(coming) < self._limits.max_nodes
+            and self._bytes + sum(coming) + offer.size <= self._limits.spool_bytes
         )
 
     def _take(self, node: str, offer: Offer, body: bytes | bytearray) -> Answer:

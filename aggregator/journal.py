@@ -41,8 +41,8 @@ class Journal:
 
     def close(self) -> None:
         """Put everything on disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            os.fsync(self._file.fileno())
 
 
 def read(path: Path) -> Iterator[dict[str, object]]:

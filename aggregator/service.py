@@ -29,7 +29,7 @@ from aggregator.events import (
 )
 from aggregator.journal import JOURNAL, Journal, read
 from aggregator.storage import Storage
-from shared import disk, tasks
+from shared import compression, disk, tasks
 from shared.errors import ConfigError
 from shared.events import Stopping, Tick
 from shared.inbox import Inbox
@@ -146,6 +146,7 @@ def run(config: Config) -> None:
         task = tasks.find(config.task)
         journal = Journal(config.state_dir / JOURNAL)
         checkpoint = begin(config, journal, lambda: task.initial(config.seed))
+        _check_room(config, checkpoint.params.spec.size)
         models = checkpoints.models(config.state_dir, checkpoint.bases)
         coordinator = Coordinator(config, checkpoint, time.monotonic(), models)
         inbox: Inbox[Event] = Inbox(config.limits.inbox_bytes)
@@ -179,6 +180,16 @@ def run(config: Config) -> None:
                 scorer.close()
     if shell.stopped is not None and shell.stopped.failure:
         raise ConfigError(shell.stopped.failure)
+
+
+def _check_room(config: Config, parameters: int) -> None:
+    """ConfigError when not even one update of this model fits the limits: none would ever come."""
+    size = compression.named(config.training.compression).size(parameters)
+    if size > config.limits.spool_bytes:
+        raise ConfigError(
+            f"limits.spool_bytes = {config.limits.spool_bytes} does not hold one update of this "
+            f"model, {size} bytes: raise it"
+        )
 
 
 def loop(shell: Shell, inbox: Inbox[Event]) -> None:

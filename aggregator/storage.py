@@ -10,6 +10,7 @@ from aggregator.config import Config
 from aggregator.events import Checkpoint, Kept
 from aggregator.journal import JOURNAL, Journal, read
 from aggregator.ledger import update_name
+from shared import disk
 
 _log = logging.getLogger(__name__)
 
@@ -31,9 +32,8 @@ class Storage:
         self._journal = journal
         self._wall_clock = wall_clock
         self._sync = config.durability == "power"
-        self._spool = None
-        if config.durability != "none":
-            self._spool = spool.Spool(config.state_dir, config.run, owner, sync=self._sync)
+        self._spools = config.durability != "none"
+        self._spool = spool.Spool(config.state_dir, config.run, owner, sync=self._sync)
         self._spooled = 0
         """Updates that wait for the next commit."""
 
@@ -61,13 +61,13 @@ class Storage:
             keep_checkpoints(config),
             keep_first=config.keep_updates,
         )
-        if self._spool is not None:
+        if self._spools:
             self._spool.begin(checkpoint.version)
-            self._spool.prune(checkpoints.oldest(config.state_dir))
+        self._spool.prune(checkpoints.oldest(config.state_dir))
 
     def spool(self, kept: Kept) -> None:
         """Append an update to the spool."""
-        if self._spool is not None:
+        if self._spools:
             self._spool.append(kept)
         self._spooled += 1
 
@@ -78,8 +78,7 @@ class Storage:
 
     def commit(self) -> None:
         """Make what was spooled durable, as the settings understand it."""
-        if self._spool is not None:
-            self._spool.commit()
+        self._spool.commit()
         self._spooled = 0
 
     def record(self, entry: Mapping[str, object]) -> bytes:
@@ -87,10 +86,14 @@ class Storage:
         return self._journal.append(self._wall_clock(), entry)
 
     def close(self) -> None:
-        """Put everything on disk."""
-        if self._spool is not None:
-            self._spool.close()
-        self._journal.close()
+        """Put everything on disk; what a full one does not take was promised to nobody."""
+        for part in (self._spool, self._journal):
+            try:
+                part.close()
+            except OSError as error:
+                if not disk.is_full(error):
+                    raise
+                _log.error("no room on the disk of %s (%s)", self._config.state_dir, error)
 
 
 def keep_checkpoints(config: Config) -> int:

@@ -8,7 +8,7 @@ turns out late has not sent everything for nothing.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aggregator.config import Limits
 from shared.chunks import Assembly
@@ -28,6 +28,8 @@ class Upload:
     """When it is forgotten, unless something new comes."""
     asked: set[int]
     """Chunks that were asked for and are not here."""
+    coarser: set[int] = field(default_factory=set)
+    """How many chunks there were when the same body was cut larger: some may still be under way."""
 
     def ask(self) -> list[int]:
         """The chunks to send now."""
@@ -65,7 +67,9 @@ class Uploads:
         Without an offer it is too late for it.
         """
         upload = self._uploads.get(node)
-        if upload is None or chunk.of != upload.assembly.of or not upload.assembly.add(chunk):
+        if upload is None or chunk.of != upload.assembly.of or chunk.count in upload.coarser:
+            return None
+        if not upload.assembly.add(chunk):
             return None
         upload.asked.discard(chunk.index)
         upload.idle_at = now + self._limits.upload_idle_s
@@ -92,6 +96,10 @@ class Uploads:
         """When the next transfer is forgotten."""
         return min((upload.idle_at for upload in self._uploads.values()), default=None)
 
+    def in_transfer(self, beside: str) -> list[int]:
+        """The sizes of all bodies that are on their way, but one node's."""
+        return [upload.offer.size for node, upload in self._uploads.items() if node != beside]
+
     def unfinished(self) -> dict[str, Offer]:
         """Every offer whose body is not here."""
         return {node: upload.offer for node, upload in self._uploads.items()} | self._waiting
@@ -113,8 +121,10 @@ class Uploads:
         """Whether what is here is of use for this offer, which may cut the body finer now."""
         if _body(upload.offer) != _body(offer):
             return False
-        same = upload.offer.chunk_bytes == offer.chunk_bytes
-        return same or upload.assembly.recut(offer.chunk_bytes)
+        if upload.offer.chunk_bytes == offer.chunk_bytes:
+            return True
+        upload.coarser.add(upload.assembly.count)
+        return upload.assembly.recut(offer.chunk_bytes)
 
 
 def _body(offer: Offer) -> tuple[str, int, bytes, int]:

@@ -63,6 +63,7 @@ class Upload:
 
     def send(self, entry: Entry, missing: bytes, now: float) -> list[Effect]:
         """Send what is wanted, each chunk once after an offer: receipts may come twice."""
+        self._stored = None  # an aggregator that came anew may not have it any more
         self.hurry()  # it answers: ask soon whether all came
         self._wait(now)
         count = chunks.count(len(entry.body), self._cut_bytes)

@@ -30,7 +30,7 @@ def standing(released: Release) -> Standing:
     return Standing(
         open=True,
         version=released.version,
-        model=released.model,
+        bases={released.version: released.model},
         spec=released.params.spec,
         spec_digest=released.spec_digest,
         compression="none",
@@ -129,6 +129,32 @@ def test_a5_a_version_still_to_come_is_foreign(
     judgement = judge("ann", update(base_version=4)[0], standing, limits)
     assert isinstance(judgement, Rejected)
     assert judgement.reason.startswith("foreign base")
+
+
+@pytest.mark.parametrize(
+    ("version", "base", "reason"),
+    [
+        (0, 0, "stale: trained on version 0, now at 3"),
+        (1, 1, ""),
+        (2, 2, ""),
+        (2, 1, "foreign base: this aggregator does not hold the version it was trained on"),
+        (4, 4, "foreign base: this aggregator does not hold the version it was trained on"),
+    ],
+)
+def test_a4_a5_earlier_versions_are_good_as_long_as_they_are_held(
+    update: Update, standing: Standing, limits: Limits, version: int, base: int, reason: str
+) -> None:
+    """As in the modes that let an update be some versions behind."""
+    earlier = {1: bytes([1] * 32), 2: bytes([2] * 32), **standing.bases}
+    offer, _ = update(base_version=version, base=bytes([base] * 32))
+    judgement = judge("ann", offer, replace(standing, bases=earlier), limits)
+    assert judgement == (Rejected(reason) if reason else Welcome())
+
+
+def test_a7_everybody_may_train_when_nobody_is_asked_by_name(
+    update: Update, standing: Standing, limits: Limits
+) -> None:
+    assert judge("eve", update()[0], replace(standing, asked=None), limits) == Welcome()
 
 
 def test_a6_a_new_state_directory_gives_no_second_update(

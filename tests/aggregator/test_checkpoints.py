@@ -26,6 +26,7 @@ WHOLE = Checkpoint(
     optimizer={"velocity": np.array([0.1, 0.2, -0.3, 1e-300, 5])},
     settled={"bob": Verdict(OWNER, 3, 4, ""), "ann": Verdict(OWNER, 9, None, "late")},
     ledger=bytes(range(32)),
+    bases={3: bytes([3] * 32), 4: bytes([4] * 32)},
     closed={"event": "version", "counted": [{"node": "ann", "weight": 3}], "seconds": 0.1},
 )
 
@@ -170,3 +171,31 @@ def test_fedavg_has_no_state_to_keep(tmp_path: Path) -> None:
     found, _ = checkpoints.load(tmp_path)
     assert found is not None
     assert (dict(found.optimizer), found.asked, dict(found.settled)) == ({}, (), {})
+
+
+def test_the_first_one_may_be_kept_beside_the_last_few(tmp_path: Path) -> None:
+    for version in range(3, 10):
+        checkpoints.save(tmp_path, replace(WHOLE, version=version), 2, keep_first=True)
+    assert names(tmp_path) == ["checkpoint-00000003", "checkpoint-00000008", "checkpoint-00000009"]
+    assert checkpoints.oldest(tmp_path) == 3
+
+
+@pytest.mark.parametrize("versions", [[1], [1, 2], [1, 2, 3]])
+def test_the_first_one_is_kept_when_there_are_few(tmp_path: Path, versions: list[int]) -> None:
+    for version in versions:
+        checkpoints.save(tmp_path, replace(WHOLE, version=version), 2, keep_first=True)
+    assert len(names(tmp_path)) == len(versions)
+
+
+def test_the_models_of_earlier_versions_are_read_as_far_as_they_are_what_they_should_be(
+    tmp_path: Path,
+) -> None:
+    made = {version: from_tensors({"w": [float(version)]}) for version in (1, 2, 3, 4, 5)}
+    for version, params in made.items():
+        if version != 2:
+            checkpoints.save(tmp_path, replace(WHOLE, version=version, params=params), 9)
+    corrupt(tmp_path, 3)
+    digests = {version: params.digest for version, params in made.items()}
+    del digests[5]  # nobody asks for it
+    found = checkpoints.models(tmp_path, {**digests, 4: bytes(32)})
+    assert {version: flat.tolist() for version, flat in found.items()} == {1: [1.0]}

@@ -1,10 +1,11 @@
+import json
 import re
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
-from aggregator.config import Config, Limits
+from aggregator.config import Config, Limits, Rounds, recipe
 from aggregator.rules import FEWEST_BITS, grid_bits
 from shared.config import as_environment, load
 from shared.errors import ConfigError
@@ -112,6 +113,92 @@ def test_a_file_for_the_field(tmp_path: Path) -> None:
             "[rounds]\nmin_updates = 2",
             "rounds: min_nodes = 1 is below min_updates = 2: raise the first or lower the second",
         ),
+        # modes
+        (
+            '[rounds]\nmode = "fast"',
+            "rounds.mode = \"fast\": input should be 'synchronous', 'buffered' or 'asynchronous'",
+        ),
+        ("[rounds]\nmax_staleness = -1", "rounds.max_staleness = -1: "),
+        ("[rounds]\npublish_every_s = nan", "rounds.publish_every_s = NaN: "),
+        (
+            "[rounds]\nmax_staleness = 3",
+            "rounds: max_staleness means nothing with mode = synchronous: leave it out",
+        ),
+        (
+            "[rounds]\npublish_every_s = 3",
+            "rounds: publish_every_s means nothing with mode = synchronous: leave it out",
+        ),
+        (
+            '[rounds]\nmode = "buffered"\nfraction = 0.5',
+            "rounds: fraction means nothing with mode = buffered: leave it out",
+        ),
+        (
+            '[rounds]\nmode = "asynchronous"\ncount = 3',
+            "rounds: count means nothing with mode = asynchronous: leave it out",
+        ),
+        (
+            '[rounds]\nmode = "asynchronous"\ngoal = 3',
+            (
+                "rounds: asynchronous makes a version of every update: leave goal and min_updates "
+                "out, or set mode = buffered"
+            ),
+        ),
+        (
+            '[rounds]\nmode = "asynchronous"\nmin_updates = 2\nmin_nodes = 2',
+            "rounds: asynchronous makes a version of every update: ",
+        ),
+        (
+            "[staleness]\nexponent = 1",
+            (
+                "[staleness] means nothing with mode = synchronous: leave it out, or set "
+                'rounds.mode = "buffered"'
+            ),
+        ),
+        (
+            '[rounds]\nmode = "buffered"\n[staleness]\nweight = "none"',
+            "staleness.weight = \"none\": input should be 'constant', 'polynomial' or 'hinge'",
+        ),
+        ('[rounds]\nmode = "buffered"\n[staleness]\nexponent = nan', "staleness.exponent = NaN: "),
+        (
+            '[rounds]\nmode = "buffered"\n[staleness]\nmixing_rate = 0',
+            "staleness.mixing_rate = 0: ",
+        ),
+        (
+            'local_test = true\n[rounds]\nmode = "buffered"',
+            "local_test compares scores of one version, so it needs rounds.mode = synchronous",
+        ),
+        (
+            '[rounds]\nmode = "asynchronous"\n[server]\nlearning_rate = 0.5',
+            (
+                "[server] has no part in mode = asynchronous, staleness.mixing_rate has: "
+                "leave it out"
+            ),
+        ),
+        (
+            '[rounds]\nmode = "buffered"\n[limits]\nmax_samples = 100000000',
+            (
+                "max_nodes * max_samples * max_abs_delta is too large for the exact mean with "
+                "weights of 1/64 sample: lower one of them"
+            ),
+        ),
+        (
+            '[rounds]\nmode = "buffered"\n[limits]\nmax_nodes = 9',
+            (
+                "limits.max_nodes = 9 is below rounds.goal = 10: a node gives one update to a "
+                "version; raise the first or lower the second"
+            ),
+        ),
+        # what is kept
+        (
+            'durability = "disk"',
+            "durability = \"disk\": input should be 'none', 'process' or 'power'",
+        ),
+        (
+            'durability = "none"\nkeep_updates = true',
+            ("keep_updates needs the updates on disk: set durability = process, or leave it out"),
+        ),
+        ("[limits]\nspool_bytes = 1", "limits.spool_bytes = 1: "),
+        ("[limits]\nupload_idle_s = 0", "limits.upload_idle_s = 0: "),
         # training
         ("[training]\nepochs = -1", "training.epochs = -1: "),
         ("[training]\nepochs = 10001", "training.epochs = 10001: "),
@@ -184,3 +271,53 @@ def test_a_name_that_is_taken_here_is_one_that_topics_and_messages_take(run: str
     assert Config(run=run).run == run
     assert re.match(RUN_NAME, run)
     assert TypeAdapter(NodeId).validate_python(run) == run
+
+
+@pytest.mark.parametrize(
+    ("settings", "goal", "staleness"),
+    [
+        ({"mode": "buffered"}, 10, 10),
+        ({"mode": "buffered", "goal": 3, "max_staleness": 0}, 3, 0),
+        ({"mode": "buffered", "min_updates": 12, "min_nodes": 12}, 12, 10),
+        ({"mode": "asynchronous"}, 1, 10),
+        ({"mode": "asynchronous", "goal": 1, "max_staleness": 4}, 1, 4),
+    ],
+)
+def test_in_an_open_mode_there_is_always_a_goal(
+    settings: dict[str, object], goal: int, staleness: int
+) -> None:
+    rounds = Rounds.model_validate(settings)
+    assert (rounds.open, rounds.open_goal, rounds.staleness_limit) == (True, goal, staleness)
+
+
+def test_in_a_synchronous_run_nothing_is_stale() -> None:
+    assert (Rounds().open, Rounds().staleness_limit) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[limits]\nmax_samples = 100000000",
+        '[rounds]\nmode = "asynchronous"\n[limits]\nmax_samples = 100000000',
+    ],
+)
+def test_the_grid_need_be_finer_only_where_weights_have_parts(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text).limits.max_samples == 100_000_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        '[rounds]\nmode = "asynchronous"',
+        '[rounds]\nmode = "buffered"\n[staleness]\nexponent = 1',
+        "[server]\nlearning_rate = 0.5",
+        "[limits]\nmax_samples = 5",
+    ],
+)
+def test_the_recipe_has_every_setting_that_makes_another_model_of_a_ledger(
+    tmp_path: Path, change: str
+) -> None:
+    usual = recipe(Config())
+    other = recipe(read(tmp_path, change))
+    assert other != usual
+    json.dumps(other, allow_nan=False)

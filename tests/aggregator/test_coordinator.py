@@ -11,10 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aggregator import rules
+from aggregator import rules, staleness
 from aggregator.config import Config, Limits, Rounds
 from aggregator.coordinator import Coordinator, Event
-from aggregator.events import Checkpoint, Effect, Publish, Record, Save
+from aggregator.events import (
+    Checkpoint,
+    Effect,
+    Kept,
+    Publish,
+    Record,
+    Recovered,
+    Save,
+    Spool,
+    Spooled,
+)
 from shared import chunks, codec
 from shared.events import Connected, Disconnected, Received, Tick
 from shared.messages import Manifest, NodeState, Offer, Receipt
@@ -95,30 +105,46 @@ def entries(effects: list[Effect], event: str) -> list[dict[str, Any]]:
     ]
 
 
+def fed(machine: Coordinator, event: Event, now: float = 0.0) -> list[Effect]:
+    """What the machine asks for, with a disk that takes all at once."""
+    effects = machine.handle(event, now)
+    if any(isinstance(effect, Spool) for effect in effects):
+        effects += fed(machine, Spooled(), now)
+    return effects
+
+
+MODES: list[dict[str, Any]] = [
+    {"fraction": 0.5},
+    {},
+    {"goal": 2},
+    {"min_updates": 2, "min_nodes": 2},
+    {"mode": "buffered", "goal": 2, "max_staleness": 2},
+    {"mode": "buffered", "goal": 2, "min_updates": 2, "min_nodes": 2, "publish_every_s": 3},
+    {"mode": "asynchronous", "max_staleness": 2},
+    {"mode": "asynchronous", "max_staleness": 0, "publish_every_s": 1},
+]
+
+
 class Federation(RuleBasedStateMachine):
     """Nodes that do anything at any time, a link that drops, a process that is killed; the disk
-    holds what was saved.
+    holds what was saved and what was spooled.
     """
 
     @initialize(
-        fraction=st.sampled_from([0.5, 1.0]),
-        goal=st.sampled_from([None, 2]),
-        least=st.integers(1, 2),
+        mode=st.sampled_from(MODES),
         grace_s=st.sampled_from([0.0, 2.0]),
+        lazy=st.booleans(),
     )
-    def begin(self, fraction: float, goal: int | None, least: int, grace_s: float) -> None:
-        rounds = Rounds(
-            rounds=0,
-            fraction=fraction,
-            goal=goal,
-            min_updates=least,
-            min_nodes=least,
-            deadline_s=10,
-            gone_grace_s=grace_s,
-        )
+    def begin(self, mode: dict[str, Any], grace_s: float, *, lazy: bool) -> None:
+        rounds = Rounds(rounds=0, deadline_s=10, gone_grace_s=grace_s, **mode)
         self.config = config(rounds, max_nodes=3)
+        steps = rules.STEPS if rounds.open else 1
         limits = self.config.limits
-        self.bits = rules.grid_bits(limits.max_nodes, limits.max_samples, limits.max_abs_delta)
+        largest = limits.max_samples * steps
+        self.bits = rules.grid_bits(limits.max_nodes, largest, limits.max_abs_delta)
+        self.lazy = lazy
+        self.spool: list[tuple[int, Kept]] = []
+        self.unsynced: list[Kept] = []
         self.now = 100.0
         self.online = False
         self.disk = FRESH
@@ -145,7 +171,7 @@ class Federation(RuleBasedStateMachine):
     @rule(
         node=st.sampled_from(NODES),
         number=st.integers(1, 4),
-        behind=st.sampled_from([0, 0, 0, 1]),
+        behind=st.sampled_from([0, 0, 0, 1, 2, 3]),
         samples=st.sampled_from([1, 7, 1, 7, 0]),
         chunk_bytes=st.sampled_from([None, 5]),
         times=st.integers(1, 2),
@@ -181,10 +207,12 @@ class Federation(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 3.0, 11.0]))
     def wait(self, seconds: float) -> None:
+        self.commit()
         end = self.now + seconds
         while (at := self.machine.next_deadline()) is not None and at <= end:
             self.now = max(self.now, at)
             self.feed(Tick())
+            self.commit()  # the shell does not wait for others when it has nothing to do
             after = self.machine.next_deadline()
             assert after is None or after > self.now, "a busy loop"
         self.now = end
@@ -212,10 +240,24 @@ class Federation(RuleBasedStateMachine):
                     self.receive(Received(f"midge/v1/default/up/{node}/{topic}", noise))
                 self.receive(Received(TOPICS.manifest, noise))
 
+    @rule()
+    def commit(self) -> None:
+        """The disk has what was spooled until now, if anything was."""
+        synced, self.unsynced = self.unsynced, []
+        self.spool += [(self.disk.version, kept) for kept in synced]
+        if synced:
+            self.feed(Spooled())
+
     def restart(self) -> None:
-        self.machine = Coordinator(self.config, self.disk, self.now)
+        """A power cut: what was not synced is lost."""
+        models = {version: self.models[version].flat for version in self.disk.bases}
+        self.machine = Coordinator(self.config, self.disk, self.now, models)
         self.connection = 0
-        self.refused = set()
+        self.unsynced = []
+        for version, kept in self.spool:
+            if version == self.disk.version:
+                effects = self.machine.handle(Recovered(kept), self.now)
+                assert not [one for one in effects if not isinstance(one, Publish)]
         self.connect()
 
     def connect(self) -> None:
@@ -252,8 +294,12 @@ class Federation(RuleBasedStateMachine):
                     self.check_manifest(codec.decode(Manifest, payload))
                 case Publish(topic, payload) if "/receipt/" in topic:
                     self.check_receipt(topic.rsplit("/", 1)[1], codec.decode(Receipt, payload))
+                case Spool(kept):
+                    self.unsynced.append(kept)
                 case Record({"event": "version", **entry}):
                     self.count(entry)
+        if not self.lazy:
+            self.commit()
 
     def check_manifest(self, manifest: Manifest) -> None:
         saved = self.disk
@@ -266,31 +312,64 @@ class Federation(RuleBasedStateMachine):
             return
         assert receipt.counter is not None
         name = (node, receipt.counter)
-        if receipt.kind == "want":
+        spooled = {(kept.node, kept.offer.counter): kept for _, kept in self.spool}
+        if receipt.kind in ("want", "stored"):
             assert name not in self.counted_in
             assert name not in self.refused
+            assert (name in spooled) == (receipt.kind == "stored")
         elif receipt.version is not None:
             assert self.counted_in[name] == receipt.version
             assert self.disk.settled[node].counter == receipt.counter
         elif receipt.reason != "settled earlier":
             assert name not in self.counted_in
-            self.refused.add(name)
+            assert spooled[name].body is None
+            assert spooled[name].reason == receipt.reason
+            if not receipt.reason.startswith("one update per node"):
+                # Of a node that offers two at a time only the verdict on the counted one stays.
+                self.refused.add(name)
 
     def count(self, entry: dict[str, Any]) -> None:
         """The ledger says what was counted, and the model is just that."""
         assert entry["version"] == self.disk.version
-        total = rules.empty_sum(3, self.bits)
         for one in entry["counted"]:
             name = (one["node"], int(one["update"].split(":")[1]))
             assert name not in self.refused
             self.counted[name] += 1
             self.counted_in[name] = entry["version"]
-            rules.fold(
-                total, np.frombuffer(self.bodies[name], "<f4"), one["samples"], one["samples"]
-            )
+            behind = entry["version"] - 1 - one["base_version"]
+            assert one["staleness"] == behind <= self.config.rounds.staleness_limit
+            assert one["weight"] == one["samples"] * self.worth(one)
+        rounds = self.config.rounds
+        assert len(entry["counted"]) >= rounds.min_updates
         before = self.models[entry["version"] - 1].flat.astype(np.float64)
-        after = (before + rules.mean(total)).astype(np.float32)
-        assert after.tobytes() == self.disk.params.flat.tobytes()
+        mixed = rounds.mode == "asynchronous"
+        after = self.mixed(before, entry) if mixed else before + self.averaged(entry)
+        assert after.astype(np.float32).tobytes() == self.disk.params.flat.tobytes()
+
+    def worth(self, one: dict[str, Any]) -> float:
+        if not self.config.rounds.open:
+            return 1.0
+        return staleness.steps(one["staleness"], self.config.staleness) / rules.STEPS
+
+    def delta(self, one: dict[str, Any]) -> Any:  # noqa: ANN401
+        body = self.bodies[one["node"], int(one["update"].split(":")[1])]
+        return np.frombuffer(body, "<f4")
+
+    def averaged(self, entry: dict[str, Any]) -> Any:  # noqa: ANN401
+        assert entry["counted"] == sorted(entry["counted"], key=lambda one: str(one["node"]))
+        total = rules.empty_sum(3, self.bits)
+        steps = rules.STEPS if self.config.rounds.open else 1
+        for one in entry["counted"]:
+            weight = round(one["weight"] * steps)
+            rules.fold(total, self.delta(one), weight, one["samples"] * steps)
+        return rules.mean(total)
+
+    def mixed(self, model: Any, entry: dict[str, Any]) -> Any:  # noqa: ANN401
+        for one in entry["counted"]:
+            rate = self.config.staleness.mixing_rate * self.worth(one)
+            base = self.models[one["base_version"]].flat.astype(np.float64)
+            model = model + rate * (base + self.delta(one) - model)
+        return model
 
     @invariant()
     def each_update_is_counted_at_most_once(self) -> None:
@@ -299,10 +378,12 @@ class Federation(RuleBasedStateMachine):
     @invariant()
     def memory_is_bounded(self) -> None:
         if hasattr(self, "machine"):
-            intake = self.machine._intake
+            intake, open_ = self.machine._intake, self.config.rounds.open
             assert len(self.machine._roster.nodes) <= 3
-            assert len(intake._uploads) + len(intake._waiting) <= 3
-            assert len(intake.in_hand) <= len(intake.asked)
+            assert len(intake._uploads.unfinished()) <= 3
+            assert len(intake.in_hand) <= 3
+            assert open_ or len(intake.in_hand) <= len(intake.asked)
+            assert len(intake.bases) <= self.config.rounds.staleness_limit + 1
 
 
 Federation.TestCase.settings = settings(max_examples=100, stateful_step_count=80)
@@ -323,11 +404,11 @@ def test_the_order_of_arrival_changes_nothing(order: list[int], chunk_bytes: int
         for index in order:
             node = nodes[index]
             offer, body = update(node, 1, samples=index + 1, chunk_bytes=chunk_bytes)
-            effects += machine.handle(offered(node, offer), 1.0)
+            effects += fed(machine, offered(node, offer), 1.0)
             for number in reversed(range(3)) if chunk_bytes else ():
                 chunk = chunks.cut(body, hashlib.sha256(body).digest(), 1, number, 5)
                 received = Received(TOPICS.update(node, number), codec.encode(chunk))
-                effects += machine.handle(received, 1.0)
+                effects += fed(machine, received, 1.0)
         (entry,) = entries(effects, "version")
         return entry["model_sha256"], entry["ledger_sha256"]
 
@@ -341,7 +422,7 @@ def test_the_ledger_tells_weights_and_bytes_apart() -> None:
         machine = Coordinator(config(Rounds()), FRESH, 0.0)
         machine.handle(Connected(1, 2**20), 0.0)
         machine.handle(born("a"), 0.0)
-        effects = machine.handle(offered("a", update("a", counter, samples=samples)[0]), 1.0)
+        effects = fed(machine, offered("a", update("a", counter, samples=samples)[0]), 1.0)
         (entry,) = entries(effects, "version")
         return entry["model_sha256"], entry["ledger_sha256"]
 
@@ -408,7 +489,7 @@ def test_no_message_of_a_peer_makes_it_raise(data: st.DataObject) -> None:
             payload = payload[:place] + data.draw(st.binary(max_size=3)) + payload[place + 2 :]
         if data.draw(st.integers(0, 9)) == 0:
             topic = data.draw(st.sampled_from(true))[0]
-        for effect in machine.handle(Received(topic, payload), 1.0):
+        for effect in fed(machine, Received(topic, payload), 1.0):
             if isinstance(effect, Record):
                 json.dumps(dict(effect.entry), allow_nan=False)
 
@@ -422,7 +503,7 @@ def test_absurd_metrics_do_no_harm() -> None:
         machine.handle(born(node), 0.0)
     for node in ("a", "b"):
         offer, _ = update(node, 1, metrics={"bytes_down": 1.7e308})
-        effects += machine.handle(offered(node, offer), 1.0)
+        effects += fed(machine, offered(node, offer), 1.0)
     (entry,) = entries(effects, "version")
     assert entry["bytes_down"] == 2 * 2**40
 
@@ -434,15 +515,16 @@ def test_a_flood_of_names_is_forgotten_again() -> None:
     for number in range(100):
         node = f"n{number}"
         machine.handle(born(node), 0.0)
-        machine.handle(offered(node, update("n", number + 1, chunk_bytes=5)[0]), 0.0)
+        fed(machine, offered(node, update("n", number + 1, chunk_bytes=5)[0]), 0.0)
         goodbye = NodeState(alive=False, state_id=8 * "6e", boot=1, connection=1, doing="stopped")
         machine.handle(Received(TOPICS.state(node), codec.encode_json(goodbye)), 0.0)
-    intake, window = machine._intake, machine._window
+    intake, window = machine._intake, machine._rounds.window
     assert window is not None
     assert len(machine._roster.nodes) <= 5
     assert len(window.asked) == 1
     assert len(window.refused) <= 1
-    assert len(intake._uploads) + len(intake._waiting) <= 5
+    assert len(intake._uploads.unfinished()) <= 5
+    assert not intake.pending
 
 
 def test_a_cohort_is_drawn_by_seed_and_round_alone() -> None:
@@ -462,7 +544,7 @@ def test_a_cohort_is_drawn_by_seed_and_round_alone() -> None:
             drawn.append(manifest.plan.cohort)
             for node in reversed(manifest.plan.cohort):
                 offer, _ = update(node, version + 1, model, version)
-                effects = machine.handle(offered(node, offer), 0.5)
+                effects = fed(machine, offered(node, offer), 0.5)
             (saved,) = [effect.checkpoint for effect in effects if isinstance(effect, Save)]
             version, model = saved.version, saved.params
         return drawn

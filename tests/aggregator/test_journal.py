@@ -1,6 +1,8 @@
+import errno
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import IO, Any, cast
 
 import pytest
 
@@ -78,3 +80,44 @@ def test_each_entry_is_one_line_of_json(path: Path) -> None:
     lines = path.read_bytes().split(b"\n")
     assert [json.loads(line)["event"] for line in lines[:-1]] == ["x\n\u2028\r", "y"]
     assert lines[-1] == b""
+
+
+class Cramped:
+    """A file on a disk that has room for so many bytes more."""
+
+    def __init__(self, file: IO[bytes], room: int, *, silent: bool) -> None:
+        self._file = file
+        self.room = room
+        self._silent = silent
+
+    def write(self, data: bytes) -> int:
+        written = self._file.write(data[: self.room])
+        if written < len(data) and not (self._silent and written):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("room", [0, 1, 10, 27])
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_full_disk_leaves_no_half_line_and_the_line_is_whole_when_there_is_room(
+    path: Path, room: int, *, silent: bool
+) -> None:
+    """A short write is no error of the system's: the rest would be."""
+    with closing(Journal(path)) as book:
+        book.append(1, {"event": "first"})
+        line = b'{"time":1,"event":"second"}'
+        assert room <= len(line)
+        cramped = Cramped(book._file, room, silent=silent)
+        whole, book._file = book._file, cast("IO[bytes]", cramped)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left") as caught:
+                book.append(1, {"event": "second"})
+            assert caught.value.errno == errno.ENOSPC
+            assert path.read_bytes() == b'{"time":1,"event":"first"}\n'
+        cramped.room = 1000
+        assert book.append(1, {"event": "second"}) == line
+        book._file = whole
+    assert events(path) == ["first", "second"]

@@ -182,3 +182,93 @@ def test_every_node_at_every_limit_at_once_gives_the_limit() -> None:
 def test_the_smallest_changes_vanish_and_do_no_harm() -> None:
     tiny = np.array([1e-45, -1e-45, -0.0], np.float32)
     assert rules.mean(folded([(tiny, SAMPLES)])).tolist() == [0, 0, 0]
+
+
+# Stale updates, as in FedBuff
+
+
+def test_a_stale_update_pulls_the_mean_towards_nothing() -> None:
+    """w <- w + sum of s(tau) * samples * delta / sum of samples: the step shrinks."""
+    fresh, stale = np.array([1, 0, 4], np.float32), np.array([8, 2, 0], np.float32)
+    total = rules.empty_sum(3, 20)
+    rules.fold(total, fresh, 2 * rules.STEPS, 2 * rules.STEPS)
+    rules.fold(total, stale, 2 * rules.STEPS // 4, 2 * rules.STEPS)
+    assert rules.mean(total).tolist() == [(2 * 1 + 2 * 8 / 4) / 4, 2 * 2 / 4 / 4, 2 * 4 / 4]
+
+
+def test_all_stale_alike_make_a_smaller_step_and_not_the_whole_one() -> None:
+    total = rules.empty_sum(3, 20)
+    for _ in range(3):
+        rules.fold(total, np.array([1, -2, 4], np.float32), 16, 64)
+    assert rules.mean(total).tolist() == [0.25, -0.5, 1.0]
+
+
+@given(st.lists(st.tuples(DELTAS, st.integers(1, 100), st.integers(1, 64)), min_size=1, max_size=6))
+def test_any_order_of_stale_updates_gives_the_same_bits(
+    updates: list[tuple[Floats, int, int]],
+) -> None:
+    def bits(order: list[tuple[Floats, int, int]]) -> bytes:
+        total = rules.empty_sum(3, 20)
+        for delta, samples, steps in order:
+            rules.fold(total, delta, samples * steps, samples * rules.STEPS)
+        return rules.mean(total).tobytes()
+
+    assert bits(updates) == bits(updates[::-1])
+
+
+# Mixing, as in FedAsync
+
+
+RATES = st.floats(0.01, 1)
+MIXED = st.lists(st.tuples(DELTAS, DELTAS, RATES), min_size=1, max_size=5)
+
+
+@given(DELTAS, MIXED)
+def test_mixing_is_that_of_the_paper(
+    start: Floats, updates: list[tuple[Floats, Floats, float]]
+) -> None:
+    """x_t = (1 - alpha) * x_(t-1) + alpha * x_new, with x_new = base + delta."""
+    mix = rules.Mix(start.astype(np.float64))
+    exact = [Fraction(float(value)) for value in start]
+    for base, delta, rate in updates:
+        rules.mix(mix, base, delta, rate)
+        share = Fraction(rate)
+        news = [Fraction(float(b)) + Fraction(float(d)) for b, d in zip(base, delta, strict=True)]
+        exact = [(1 - share) * old + share * new for old, new in zip(exact, news, strict=True)]
+    assert mix.model.dtype == np.float64
+    np.testing.assert_allclose(mix.model, [float(value) for value in exact], rtol=0, atol=1e-13)
+
+
+def test_the_order_makes_a_difference() -> None:
+    zero, one, two = (np.full(3, value, np.float32) for value in (0, 1, 2))
+    forth, back = rules.Mix(np.zeros(3)), rules.Mix(np.zeros(3))
+    for mix, order in ((forth, (one, two)), (back, (two, one))):
+        for delta in order:
+            rules.mix(mix, zero, delta, 0.5)
+    assert forth.model.tolist() == [1.25, 1.25, 1.25]
+    assert back.model.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_rate_of_one_takes_the_whole_update_and_neither_input_is_changed() -> None:
+    base, delta = np.array([1, 2, 3], np.float32), np.array([0.5, 0, -3], np.float32)
+    mix = rules.Mix(np.array([100.0, -7.0, 0.25]))
+    rules.mix(mix, base, delta, 1.0)
+    assert mix.model.tolist() == [1.5, 2.0, 0.0]
+    assert (base.tolist(), delta.tolist()) == ([1, 2, 3], [0.5, 0, -3])
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_a_mix_does_not_depend_on_how_many_are_mixed_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    rng = np.random.default_rng(1)
+    base, delta = rng.standard_normal((2, 100), np.float32)
+
+    def result() -> bytes:
+        mix = rules.Mix(np.linspace(-1, 1, 100))
+        rules.mix(mix, base, delta, 0.3)
+        return mix.model.tobytes()
+
+    whole = result()
+    monkeypatch.setattr(rules, "_BLOCK", block)
+    assert result() == whole

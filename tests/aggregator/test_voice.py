@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from aggregator import release
-from aggregator.config import Config
+from aggregator.config import Config, Rounds
 from aggregator.voice import LAST_TERM, Meeting, Voice
 from shared import chunks, codec
 from shared.events import Connected
 from shared.messages import AggregatorState, Chunk, Manifest
 from shared.params import from_tensors
+from shared.topics import BROKER_DROPPED
 
 US, OTHER = "1" * 16, "2" * 16
 PARAMS = from_tensors({"w": np.linspace(-1, 1, 50).reshape(5, 10), "b": [0.5]})
@@ -50,6 +51,21 @@ def test_a_manifest_says_who_leads_and_what_to_do() -> None:
     assert (head.round, head.version, head.slot) == (9, 7, 1)
     assert head.model == PARAMS.digest
     assert head.plan.cohort == ("a", "b")
+
+
+def test_a_manifest_of_an_open_round_asks_nobody_by_name() -> None:
+    speaker = Voice(Config(rounds=Rounds(mode="buffered", max_staleness=4)), US, boot=3, term=5)
+    head = codec.decode(Manifest, speaker.manifest(RELEASE, 9, (), open_=True).payload)
+    assert (head.plan.open, head.plan.max_staleness, head.plan.cohort) == (True, 4, ())
+
+
+def test_it_listens_to_what_concerns_it_and_to_what_the_broker_dropped() -> None:
+    speaker = voice()
+    topics = speaker.connected(Connected(5, 2**20)).topics
+    assert BROKER_DROPPED in topics
+    assert speaker.topics.manifest in topics
+    assert len(topics) == 5
+    assert speaker.connection == 5
 
 
 def test_chunks_are_retained_and_lie_in_their_slot() -> None:

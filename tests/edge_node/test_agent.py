@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge_node.agent import TRANSITIONS, Agent, Event, Phase
 from edge_node.config import Config
@@ -111,70 +112,114 @@ def published(effects: Iterable[Effect], topic: str) -> list[bytes]:
 
 # Phases
 
+OTHER_TASK = {"task": "other"}
 ASKED: list[Event] = [CONNECTED, told(manifest(0, "node"))]
 TRAINING: list[Event] = [*ASKED, *body_of(0)]
 UPLOADING: list[Event] = [*TRAINING, trained(1)]
-WAITING: list[Event] = [*UPLOADING, receipt("want")]
+STORED: list[Event] = [*UPLOADING, receipt("stored")]
+SETTLED = receipt("settled", version=1)
 DECLINED: list[Event] = [*TRAINING, TrainingFailed(1, "no data")]
+
+
+def opened(version: int, stale: int = 2, **changes: Any) -> Manifest:  # noqa: ANN401
+    """A manifest of a run in which anybody may train."""
+    return manifest(version, plan={"open": True, "max_staleness": stale}, **changes)
+
+
+OPEN: list[Event] = [CONNECTED, told(opened(0)), *body_of(0), trained(1)]
+"""Its update is offered; by now the model may be a newer one."""
+TRAINING_ON: list[Event] = [*OPEN, told(opened(1)), receipt("stored"), *body_of(1)]
+"""It trains on the next version while the first update waits for its verdict."""
 WAYS: dict[tuple[Phase, Phase], list[Event]] = {
     (Phase.IDLE, Phase.FETCHING): ASKED,
-    (Phase.IDLE, Phase.TRAINING): TRAINING,
-    (Phase.IDLE, Phase.DECLINED): [CONNECTED, told(manifest(0, plan={"task": "other"}))],
-    (Phase.FETCHING, Phase.IDLE): TRAINING,
+    (Phase.IDLE, Phase.TRAINING): [
+        *UPLOADING,
+        SETTLED,
+        told(manifest(0, "node", round=2)),
+    ],
+    (Phase.IDLE, Phase.DECLINED): [CONNECTED, told(manifest(0, plan=OTHER_TASK))],
+    (Phase.FETCHING, Phase.TRAINING): TRAINING,
+    (Phase.FETCHING, Phase.IDLE): [CONNECTED, told(manifest(0)), *body_of(0)],
+    (Phase.FETCHING, Phase.BACKING_OFF): [
+        *OPEN,
+        told(opened(1)),
+        receipt("stored"),
+        told(manifest(5)),
+    ],
+    (Phase.FETCHING, Phase.DECLINED): [*ASKED, told(manifest(1, plan=OTHER_TASK))],
     (Phase.TRAINING, Phase.IDLE): [*TRAINING, told(manifest(1))],
+    (Phase.TRAINING, Phase.FETCHING): [*TRAINING, told(manifest(1, "node"))],
     (Phase.TRAINING, Phase.UPLOADING): UPLOADING,
+    (Phase.TRAINING, Phase.BACKING_OFF): [*TRAINING_ON, trained(2)],
     (Phase.TRAINING, Phase.DECLINED): DECLINED,
-    (Phase.UPLOADING, Phase.BACKING_OFF): WAITING,
-    (Phase.UPLOADING, Phase.IDLE): [*UPLOADING, receipt("settled", version=1)],
-    (Phase.BACKING_OFF, Phase.UPLOADING): [*WAITING, Disconnected("lost"), CONNECTED],
-    (Phase.BACKING_OFF, Phase.IDLE): [*WAITING, receipt("settled", version=1)],
+    (Phase.UPLOADING, Phase.BACKING_OFF): STORED,
+    (Phase.UPLOADING, Phase.IDLE): [*UPLOADING, SETTLED],
+    (Phase.UPLOADING, Phase.FETCHING): [*UPLOADING, told(manifest(1, "node")), SETTLED],
+    (Phase.UPLOADING, Phase.TRAINING): [*UPLOADING, told(manifest(0, "node", round=2)), SETTLED],
+    (Phase.UPLOADING, Phase.DECLINED): [
+        *UPLOADING,
+        told(manifest(1, plan=OTHER_TASK)),
+        SETTLED,
+    ],
+    (Phase.BACKING_OFF, Phase.UPLOADING): [*TRAINING_ON, trained(2), SETTLED],
+    (Phase.BACKING_OFF, Phase.IDLE): [*STORED, SETTLED],
+    (Phase.BACKING_OFF, Phase.FETCHING): [*STORED, told(manifest(1, "node")), SETTLED],
+    (Phase.BACKING_OFF, Phase.TRAINING): [*STORED, told(manifest(0, "node", round=2)), SETTLED],
+    (Phase.BACKING_OFF, Phase.DECLINED): [
+        *STORED,
+        told(manifest(1, plan=OTHER_TASK)),
+        SETTLED,
+    ],
     (Phase.DECLINED, Phase.IDLE): [*DECLINED, told(manifest(1))],
     (Phase.DECLINED, Phase.FETCHING): [*DECLINED, told(manifest(1, "node"))],
     (Phase.DECLINED, Phase.TRAINING): [*DECLINED, told(manifest(0, "node", round=2))],
 }
-"""For each legal transition the shortest way to it."""
+"""For each legal transition a short way to it."""
 
 
-class Walker(Agent):
-    """Notes each step that it takes."""
-
-    steps: list[tuple[Phase, Phase]]
-
-    def _enter(self, phase: Phase, note: str = "") -> None:
-        self.steps.append((self.phase, phase))
-        super()._enter(phase, note)
+def steps(events: list[Event]) -> list[tuple[Phase, Phase]]:
+    """The transitions on a way: what follows what, from one event to the next."""
+    machine = agent()
+    phases = [machine.phase]
+    for event in events:
+        machine.handle(event, 0.0)
+        phases.append(machine.phase)
+    return [(one, after) for one, after in pairwise(phases) if one is not after]
 
 
 @pytest.mark.parametrize("step", WAYS, ids=lambda step: f"{step[0].name}-{step[1].name}")
 def test_the_transition_is_reachable(step: tuple[Phase, Phase]) -> None:
-    walker = Walker(Config(task="null"), FRESH, np.random.default_rng(1))
-    walker.steps = []
-    feed(walker, *WAYS[step])
-    assert walker.phase is step[1] or step == (Phase.FETCHING, Phase.IDLE)
-    assert walker.steps[-1] == step or step in walker.steps
+    taken = steps(WAYS[step])
+    assert taken[-1] == step
+    assert set(taken) <= set(WAYS)
 
 
 def test_every_legal_transition_has_a_way() -> None:
     legal = {(phase, after) for phase, afters in TRANSITIONS.items() for after in afters}
-    assert set(WAYS) == legal
+    assert set(WAYS) == legal - {(phase, phase) for phase in Phase}
     assert set(TRANSITIONS) == set(Phase)
 
 
-def test_an_illegal_transition_is_a_bug() -> None:
-    machine = agent()
+def test_an_illegal_transition_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRANSITIONS, Phase.IDLE, frozenset({Phase.DECLINED}))
     with pytest.raises(AssertionError, match="no way"):
-        machine._enter(Phase.BACKING_OFF)
+        feed(agent(), *ASKED)
 
 
 # Whatever happens
 
 
+STALE = 2
+"""So many versions behind an update is still of use, where anybody may train."""
+
+
 class Life(RuleBasedStateMachine):
     """Two aggregators and a network that do anything at any time; the disk holds what was kept."""
 
-    @initialize(inline=st.booleans())
-    def begin(self, *, inline: bool) -> None:
+    @initialize(inline=st.booleans(), open_=st.booleans())
+    def begin(self, *, inline: bool, open_: bool) -> None:
         self.inline = inline
+        self.open = open_
         self.now = 100.0
         self.disk = FRESH
         self.online = False
@@ -183,6 +228,7 @@ class Life(RuleBasedStateMachine):
         self.past = list(self.leads.values())
         self.digests: dict[int, bytes] = {}
         self.settled: set[int] = set()
+        self.stored: set[int] = set()
         self.restart()
 
     # What happens
@@ -229,7 +275,13 @@ class Life(RuleBasedStateMachine):
             case "past":
                 made = self.past[len(self.past) // 2]
         if step != "past":
-            plan = replace(made.plan, cohort=("node",) if asked else (), task=task)
+            plan = replace(
+                made.plan,
+                cohort=("node",) if asked and not self.open else (),
+                open=asked and self.open,
+                max_staleness=STALE if self.open else 0,
+                task=task,
+            )
             made = self.leads[owner] = replace(made, plan=plan)
             self.past.append(made)
         self.seen.append(made)
@@ -242,8 +294,21 @@ class Life(RuleBasedStateMachine):
         """As it should be."""
         self.follow(self.disk.owner or OWNERS[0], "version", asked=True, task="null", fetched=True)
         self.training_ends(value=0.5, fails=False)
-        self.answered("all")
+        self.answered("stored")
         self.answered(verdict)
+
+    @precondition(lambda self: self.open)
+    @rule(versions=st.integers(1, 4))
+    def trains_on(self, versions: int) -> None:
+        """Its update is stored, and it goes on with a version that is not the newest any more."""
+        owner = self.disk.owner or OWNERS[0]
+        self.follow(owner, "version", asked=True, task="null", fetched=True)
+        self.training_ends(value=0.5, fails=False)
+        self.answered("stored")
+        for _ in range(versions):
+            self.follow(owner, "version", asked=True, task="null", fetched=False)
+        self.fetched()
+        self.training_ends(value=0.25, fails=False)
 
     @rule()
     def fetched(self) -> None:
@@ -269,15 +334,22 @@ class Life(RuleBasedStateMachine):
             self.feed(TrainingFailed(round_, "no data") if fails else trained(round_, value))
 
     @rule(
-        kind=st.sampled_from(["want", "all", "counted", "refused", "unreadable", "other"]),
+        kind=st.sampled_from(
+            ["want", "all", "stored", "stored", "counted", "refused", "unreadable", "other"]
+        ),
     )
     def answered(self, kind: str) -> None:
-        counter = self.disk.counter
+        entries = self.disk.entries
+        counter = entries[0].counter if entries else self.disk.counter
+        if kind in ("all", "stored"):
+            self.stored.add(counter)
         match kind:
             case "want":
                 self.feed(receipt("want", counter, missing=b"\x03"))
             case "all":
                 self.feed(receipt("want", counter))
+            case "stored":
+                self.feed(receipt("stored", counter))
             case "counted" | "refused":
                 self.settled.add(counter)
                 version = 1 if kind == "counted" else None
@@ -329,28 +401,49 @@ class Life(RuleBasedStateMachine):
     def check_memory(self, memory: Memory) -> None:
         before = self.disk
         assert (memory.term, memory.owner) >= (before.term, before.owner)
-        assert memory.counter - before.counter in (0, 1)
-        if before.entry is not None and memory.entry != before.entry:
-            assert before.entry.counter in self.settled, "an update is gone that was not settled"
-        if memory.entry is not None:
-            known = self.digests.setdefault(memory.entry.counter, memory.entry.digest)
-            assert known == memory.entry.digest, "two updates of one name"
+        made = memory.counter - before.counter
+        assert made in (0, 1)
+        kept = memory.entries[: len(memory.entries) - made]
+        assert kept == before.entries[len(before.entries) - len(kept) :], "an update is gone"
+        for entry in before.entries[: len(before.entries) - len(kept)]:
+            assert entry.counter in self.settled, "an update is gone that was not settled"
+        assert len(memory.entries) <= (2 if self.open else 1)
+        for entry in memory.entries:
+            known = self.digests.setdefault(entry.counter, entry.digest)
+            assert known == entry.digest, "two updates of one name"
+
+    def unsettled(self) -> list[Entry]:
+        """A verdict is acted on before it is on disk: then the update is offered once more."""
+        return [entry for entry in self.disk.entries if entry.counter not in self.settled]
 
     def check_offer(self, offer: Offer) -> None:
-        entry = self.disk.entry
-        assert entry is not None, "it offers what is not on disk"
+        assert self.unsettled(), "it offers what is not on disk"
+        entry = self.unsettled()[0]
         assert (offer.counter, offer.digest) == (entry.counter, entry.digest)
 
     def check_training(self, job: Train) -> None:
         now = self.machine._manifest
         assert self.job is None, "two jobs at a time"
-        entry = self.disk.entry
-        assert entry is None or entry.counter in self.settled, "its update is not settled yet"
         assert now is not None
         assert (now.term, now.owner) == (self.disk.term, self.disk.owner), "an older one leads it"
-        assert job.base.digest == now.model
-        assert "node" in now.plan.cohort
-        assert (now.term, job.round) > self.disk.trained
+        waiting = self.unsettled()
+        if job.plan.open:
+            assert len(waiting) <= 1
+            assert {entry.counter for entry in waiting} <= self.stored, (
+                "it is not at the aggregator"
+            )
+            bases = [
+                one
+                for one in self.past
+                if one.owner == now.owner and 0 <= now.version - one.version <= STALE
+            ]
+            assert job.base.digest in {one.model for one in bases}
+            assert job.base.digest != self.disk.trained_on[1], "twice on one version"
+        else:
+            assert not waiting, "its update is not settled yet"
+            assert job.base.digest == now.model
+            assert "node" in now.plan.cohort
+            assert (now.term, job.round) > self.disk.trained
 
     @invariant()
     def what_is_fetched_is_bounded_and_given_back(self) -> None:
@@ -376,7 +469,9 @@ class Life(RuleBasedStateMachine):
         if hasattr(self, "machine"):
             phase = self.machine.phase
             assert (phase is Phase.TRAINING) == (self.job is not None)
-            assert (phase in (Phase.UPLOADING, Phase.BACKING_OFF)) == (self.disk.entry is not None)
+            if phase in (Phase.TRAINING, Phase.FETCHING):
+                return
+            assert (phase in (Phase.UPLOADING, Phase.BACKING_OFF)) == bool(self.disk.entries)
 
 
 Life.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
@@ -390,11 +485,13 @@ EXTREMES: list[Any] = [None, True, -1, 0, 2**53, 2**64 - 1, 1e308, "", 201 * "x"
 @given(data=st.data())
 def test_no_message_makes_it_raise(data: st.DataObject) -> None:
     """True messages with fields put to extremes or bytes changed, in every phase."""
-    phases = [ASKED, TRAINING, UPLOADING, WAITING, DECLINED]
+    phases = [ASKED, TRAINING, UPLOADING, STORED, TRAINING_ON, DECLINED]
     machine = agent()
     feed(machine, *data.draw(st.sampled_from(phases)))
     true: list[tuple[str, Any]] = [
         (TOPICS.manifest, manifest(1, "node")),
+        (TOPICS.manifest, opened(2)),
+        (TOPICS.receipt("node"), Receipt("stored", FRESH.state_id, 1)),
         (TOPICS.receipt("node"), Receipt("want", FRESH.state_id, 1, missing=b"\x03")),
         (TOPICS.receipt("node"), Receipt("settled", FRESH.state_id, 1, version=1)),
         (TOPICS.model_chunk(0, 0), chunks.cut(bytes(9), bytes(32), 0, 0, 8)),
@@ -458,7 +555,7 @@ def test_a_fleet_does_not_offer_in_step() -> None:
     for seed in range(20):
         machine = Agent(Config(task="null"), FRESH, np.random.default_rng(seed))
         feed(machine, *UPLOADING)
-        times.add(machine._offer_at)
+        times.add(machine._upload.offer_at)
     assert len(times) == 20
 
 
@@ -480,10 +577,56 @@ def test_an_offer_fits_the_packet_however_much_may_ride_in_it() -> None:
     body = bytes(20_000)
     entry = Entry(1, 1, 0, bytes(32), bytes(32), 1, metrics, "none", body, bytes(32))
     for limit in (16 * 1024, 32 * 1024):
-        machine = agent(replace(FRESH, counter=1, entry=entry), inline_bytes=2**20)
+        machine = agent(replace(FRESH, counter=1, entries=(entry,)), inline_bytes=2**20)
         effects = feed(machine, Connected(1, limit))
         (offer,) = published(effects, TOPICS.offer("node"))
         assert len(offer) <= limit - 256
         for part in feed(machine, receipt("want", missing=b"\xff")):
             if isinstance(part, Publish):
                 assert len(part.payload) <= limit - 256
+
+
+def offers(effects: list[Effect]) -> list[Offer]:
+    return [codec.decode(Offer, one) for one in published(effects, TOPICS.offer("node"))]
+
+
+def test_a_break_during_an_upload_makes_the_next_offer_finer_until_it_is_stored() -> None:
+    """Little is lost with a small chunk; and the aggregator goes on with what is there."""
+    machine = agent(inline_bytes=0)
+    wide = Connected(1, 2**20)
+    (first,) = offers(feed(machine, wide, *UPLOADING[1:]))
+    assert first.chunk_bytes == 15 * chunks.FINE_BYTES
+    (second,) = offers(feed(machine, Disconnected("lost"), replace(wide, connection=2)))
+    assert second.chunk_bytes == chunks.FINE_BYTES
+    feed(machine, receipt("stored"), Disconnected("lost"))
+    (third,) = offers(feed(machine, replace(wide, connection=3)))
+    assert third.chunk_bytes == first.chunk_bytes
+
+
+def test_a_break_at_any_other_time_changes_nothing() -> None:
+    machine = agent(inline_bytes=0)
+    wide = Connected(1, 2**20)
+    feed(machine, wide, Disconnected("lost"), replace(wide, connection=2), *TRAINING[1:])
+    (offer,) = offers(feed(machine, trained(1)))
+    assert offer.chunk_bytes == 15 * chunks.FINE_BYTES
+
+
+def test_a_packet_smaller_than_a_fine_chunk_stays_the_limit() -> None:
+    machine = agent(inline_bytes=0)
+    feed(machine, *UPLOADING)
+    (offer,) = offers(feed(machine, Disconnected("lost"), replace(CONNECTED, connection=2)))
+    assert offer.chunk_bytes == 8
+
+
+@pytest.mark.parametrize(("body_bytes", "goes_on"), [(900, True), (970, False)])
+def test_where_a_second_update_would_not_fit_the_disk_it_waits_for_the_first(
+    body_bytes: int, *, goes_on: bool
+) -> None:
+    assert 1024 - 970 < manifest(0).size <= 1024 - 900
+    entry = Entry(1, 1, 0, bytes(32), bytes(32), 1, {}, "none", bytes(body_bytes), bytes(32))
+    memory = replace(FRESH, counter=1, entries=(entry,))
+    machine = agent(memory, outbox_bytes=1024)
+    feed(machine, CONNECTED, told(opened(1)), receipt("stored"))
+    assert (machine.phase is Phase.FETCHING) == goes_on
+    feed(machine, receipt("settled", version=1))
+    assert machine.phase is Phase.FETCHING

@@ -27,7 +27,8 @@ MEMORY = Memory(
     term=2,
     owner="f" * 16,
     trained=(2, 3),
-    entry=ENTRY,
+    trained_on=(2, bytes(range(32))),
+    entries=(replace(ENTRY, counter=6, body=b""), ENTRY),
 )
 
 
@@ -35,7 +36,7 @@ class PowerCutError(Exception):
     pass
 
 
-@pytest.mark.parametrize("memory", [MEMORY, replace(MEMORY, entry=None), Memory("0" * 16)])
+@pytest.mark.parametrize("memory", [MEMORY, replace(MEMORY, entries=()), Memory("0" * 16)])
 def test_what_is_remembered_comes_back(tmp_path: Path, memory: Memory) -> None:
     outbox.save(tmp_path, memory)
     assert outbox.load(tmp_path) == (memory, "")
@@ -44,7 +45,7 @@ def test_what_is_remembered_comes_back(tmp_path: Path, memory: Memory) -> None:
 
 def test_the_last_word_counts(tmp_path: Path) -> None:
     outbox.save(tmp_path, MEMORY)
-    settled = replace(MEMORY, entry=None)
+    settled = replace(MEMORY, entries=())
     outbox.save(tmp_path, settled)
     assert outbox.load(tmp_path) == (settled, "")
 
@@ -97,5 +98,5 @@ def test_a_crash_while_saving_leaves_what_was_remembered(
     outbox.save(tmp_path, MEMORY)
     monkeypatch.setattr(Path, "replace", crash)
     with pytest.raises(PowerCutError):
-        outbox.save(tmp_path, replace(MEMORY, entry=None))
+        outbox.save(tmp_path, replace(MEMORY, entries=()))
     assert outbox.load(tmp_path) == (MEMORY, "")

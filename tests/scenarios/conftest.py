@@ -22,7 +22,7 @@ from shared import chunks, codec
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import AggregatorState, Chunk, Manifest, NodeState, Offer, Plan, Receipt
 from shared.params import Params, Spec
-from shared.topics import Topics
+from shared.topics import BROKER_DROPPED, Topics
 
 TOPICS = Topics("r")
 SPEC = Spec((("w", (2,)),))
@@ -135,6 +135,13 @@ class AggregatorStage(Stage):
         for event in (self.on_connected("1"), *map(self.on_birth, names.split(","))):
             self._feed(event, self.now)
         return ["...", _message(TOPICS.manifest, self.published)]
+
+    def on_inbox_dropped(self, messages: str) -> agg.InboxDropped:
+        return agg.InboxDropped(int(messages))
+
+    def on_broker_dropped(self, text: str) -> Received:
+        """The broker's counter: all that it dropped so far."""
+        return Received(BROKER_DROPPED, text.encode())
 
     def on_look(self) -> list[str]:
         """What people see."""
@@ -448,7 +455,7 @@ def _record(entry: Mapping[str, Any]) -> str:
             return f"record carried over {_names(entry['in_hand'])}: {entry['reason']}"
     told = [
         f"{key} {entry[key]}"
-        for key in ("node", "place_of", "boot", "update", "reason", "test_accuracy")
+        for key in ("node", "place_of", "boot", "update", "reason", "test_accuracy", "messages")
         if key in entry
     ]
     return f"record {entry['event']} {', '.join(told)}".strip()
@@ -463,4 +470,6 @@ def _board(payload: bytes) -> list[str]:
         lines.append(f"{_names(window.arrived)} of {window.expected} here")
         lines.append(f"missing {_reasons(window.missing)}")
         lines.append(f"closes in {window.closes_in_s:g} s")
+    if state.trouble:
+        lines.append(f"trouble: {state.trouble}")
     return lines

@@ -50,8 +50,22 @@ def test_the_message_of_a_full_chunk_fits_the_packet(limit: int) -> None:
     data = bytes(size)
     message = codec.encode(Chunk(2**53, MAX_CHUNKS, MAX_CHUNKS, hashlib.sha256().digest(), data))
     topics = Topics("r" * 64)
+    coarse = chunks.FINE_BYTES if limit > chunks.FINE_BYTES else 0
     for topic in (topics.update("n" * 64, 65535), topics.model_chunk(999, 65535)):
-        assert limit - 1024 < len(topic) + len(message) + 12 <= limit
+        assert limit - 1024 - coarse < len(topic) + len(message) + 12 <= limit
+
+
+@given(st.integers(LEAST_PACKET_BYTES, 2**22))
+def test_the_size_of_a_chunk_can_be_cut_finer_as_soon_as_a_packet_holds_a_fine_one(
+    limit: int,
+) -> None:
+    size = chunks.chunk_size(limit)
+    assert 0 < size <= limit - chunks.ENVELOPE_BYTES
+    if limit >= chunks.FINE_BYTES + chunks.ENVELOPE_BYTES:
+        assert size % chunks.FINE_BYTES == 0
+        assert size > limit - chunks.ENVELOPE_BYTES - chunks.FINE_BYTES
+    else:
+        assert size == limit - chunks.ENVELOPE_BYTES
 
 
 # Putting together
@@ -121,10 +135,56 @@ def test_a_chunk_that_is_the_whole_body_is_left_to_the_check_of_the_body() -> No
     assert assembly.complete
 
 
-def test_an_assembly_is_for_one_body_cut_one_way() -> None:
+# Cut finer halfway
+
+
+@given(
+    st.binary(max_size=100),
+    st.integers(1, 10),
+    st.integers(1, 6),
+    st.data(),
+)
+def test_a_body_that_is_cut_finer_halfway_goes_on_with_what_is_here(
+    body: bytes, fine_bytes: int, parts: int, data: st.DataObject
+) -> None:
+    coarse = cut(body, parts * fine_bytes)
+    here = data.draw(st.sets(st.sampled_from(coarse)))
+    assembly = begun(body, parts * fine_bytes)
+    for part in here:
+        assembly.add(part)
+    assert assembly.recut(fine_bytes)
+    got = {part.index for part in here}
+    fine = cut(body, fine_bytes)
+    expected = [part.index for part in fine if part.index // parts not in got]
+    assert assembly.missing() == expected
+    assert assembly.complete == (not expected)
+    for index in expected:
+        assert assembly.add(fine[index])
+    assert assembly.complete
+    assert assembly.body() == body
+
+
+@pytest.mark.parametrize("chunk_bytes", [3, 7, 20, 100])
+def test_cuts_that_do_not_meet_the_old_ones_begin_anew(chunk_bytes: int) -> None:
     assembly = begun()
-    assert assembly.is_for(7, 25, 10)
-    assert not any(assembly.is_for(*other) for other in ((8, 25, 10), (7, 26, 10), (7, 25, 9)))
+    assembly.add(cut(BODY, 10)[0])
+    assert not assembly.recut(chunk_bytes)
+    assert assembly.missing() == [1, 2]  # and nothing has changed
+    assert assembly.count == 3
+
+
+def test_a_body_is_not_cut_into_more_chunks_than_the_protocol_names() -> None:
+    assembly = chunks.Assembly(1, 2 * (MAX_CHUNKS + 1), 2**10)
+    assert not assembly.recut(1)
+    assert not assembly.recut(2)
+    assert assembly.recut(4)
+
+
+def test_chunks_of_the_coarse_cut_are_refused_after_it() -> None:
+    assembly = begun()
+    assembly.recut(5)
+    with pytest.raises(PeerError, match="another body"):
+        assembly.add(cut(BODY, 10)[0])
 
 
 # Bounds

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 from stat import S_ISDIR
@@ -100,6 +101,26 @@ def test_the_content_is_on_disk_before_the_name_and_the_name_before_the_end(
     monkeypatch.setattr(Path, "replace", replaced)
     disk.write_sealed(path, b"new")
     assert steps == ["content 35", "named state", "directory"]
+
+
+@pytest.mark.parametrize("body", [b"new", bytes(100_000)])
+@pytest.mark.parametrize("name", ["state", "first"])
+def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, name: str
+) -> None:
+    """The part would take the room that the next try needs."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        disk.write_sealed(path.with_name(name), body)
+    assert list(path.parent.iterdir()) == [path]
+    assert disk.read_sealed(path) == BODY
+    monkeypatch.undo()
+    disk.write_sealed(path.with_name(name), body)
+    assert disk.read_sealed(path.with_name(name)) == body
 
 
 # The lock
