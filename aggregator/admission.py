@@ -39,7 +39,7 @@ class InHand:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Another update of the node is in the window: this one is judged again for the next version."""
+    """Another update of the node is in the window: this one waits for the next version."""
 
 
 @dataclass(frozen=True, slots=True)

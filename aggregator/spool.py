@@ -1,5 +1,5 @@
 """Updates that were taken, on disk before their nodes are told so: one append-only segment for
-each model version, `spool/updates-00000012` for what came while version 12 was current.
+each model version, `spooled/updates-00000012` for what came while version 12 was current.
 
 A record is the lengths of its header and body, a SHA-256 over these lengths and the header, the
 header, the body as it came. The body has no digest of its own: its offer, in the header, names it.
@@ -24,7 +24,9 @@ from shared import codec, disk
 from shared.errors import PeerError
 from shared.messages import Count, Flag, NodeId, Offer, StateId, Text
 
-_FOLDER = "spool"
+_FOLDER = "spooled"
+"""Not `spool`: beside an editable install, a state directory called aggregator in the working
+directory would hide the module of that name."""
 _NAME = re.compile(r"updates-([0-9]{8,16})")
 _FOREIGN = ".foreign"
 _TORN = ".torn"

@@ -91,8 +91,8 @@ SETTINGS = {"shared.config", "aggregator.config", "edge_node.config"}
 
 LONGEST = 400
 LONGER = {
-    "aggregator.coordinator": 540,  # one machine, one dispatch; what can stand alone already does
-    "edge_node.agent": 510,  # the same on the other side
+    "aggregator.coordinator": 550,  # one machine, one dispatch; what can stand alone already does
+    "edge_node.agent": 520,  # the same on the other side
 }
 """Modules that are longer all the same, why, and up to how many lines."""
 
@@ -156,6 +156,20 @@ def test_a_pure_module_touches_nothing(name: str) -> None:
     assert not [
         call for call in calls if isinstance(call, ast.Name) and call.id in ("open", "print")
     ]
+
+
+def test_the_time_of_day_is_only_written_down() -> None:
+    """A clock that jumps changes nothing: the journal alone has the time of day."""
+    asks = {
+        name
+        for name in MODULES
+        if top(name) != "midge"
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) in {("time", "time"), ("datetime", "now"), ("date", "today")}
+    }
+    assert asks == {"aggregator.service"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -21,6 +21,7 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"
 PAGES += sorted(ROOT.glob("docs/**/*.md"))
 MODELS: dict[str, type[AggregatorConfig | NodeConfig]] = {
     "aggregator.toml": AggregatorConfig,
+    "open.toml, in place of aggregator.toml": AggregatorConfig,
     "node.toml": NodeConfig,
 }
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -151,7 +151,7 @@ class Fleet:
         resident = psutil.Process(self._processes.pid(AGGREGATOR)).memory_info().rss
         state_dir, kept = self._config.state_dir, keep_checkpoints(self._config)
         saved = list(state_dir.glob("checkpoint-*"))
-        spooled = [path for path in (state_dir / "spool").iterdir() if path.is_file()]
+        spooled = [path for path in (state_dir / "spooled").iterdir() if path.is_file()]
         spool_bytes = sum(path.stat().st_size for path in spooled)
         problems = []
         if len(saved) > kept:

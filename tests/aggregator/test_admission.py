@@ -7,6 +7,7 @@ import pytest
 
 from aggregator.admission import (
     InHand,
+    Later,
     Rejected,
     Settled,
     Standing,
@@ -82,7 +83,6 @@ REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("A3", {}, {"open": False}, "the run is over"),
     ("A4", {"base_version": 2}, {}, "stale: trained on version 2, now at 3"),
     ("A5", {"base": bytes(32)}, {}, "foreign base: this aggregator does not hold the version"),
-    ("A6", {}, {"in_hand": (MINE, 4)}, "one update per node and round"),
     ("A7", {}, {"asked": ()}, "not asked in this round"),
     ("A8", {"spec": bytes(32)}, {}, "wrong shapes"),
     ("A9", {"compression": "fp16"}, {}, "the plan asks for compression none"),
@@ -157,12 +157,13 @@ def test_a7_everybody_may_train_when_nobody_is_asked_by_name(
     assert judge("eve", update()[0], replace(standing, asked=None), limits) == Welcome()
 
 
-def test_a6_a_new_state_directory_gives_no_second_update(
-    update: Update, standing: Standing, limits: Limits
+@pytest.mark.parametrize("held", [(OTHER, 5), (MINE, 4)])
+def test_a6_a_second_update_of_a_node_waits_for_the_next_version(
+    update: Update, standing: Standing, limits: Limits, held: tuple[str, int]
 ) -> None:
-    judgement = judge("ann", update()[0], replace(standing, in_hand=(OTHER, 5)), limits)
-    assert isinstance(judgement, Rejected)
-    assert judgement.reason.startswith("one update per node and round")
+    at = replace(standing, in_hand=held)
+    assert judge("ann", update()[0], at, limits) == Later()
+    assert isinstance(judge("ann", update(samples=0)[0], at, limits), Rejected)
 
 
 def test_a9_a_compression_that_nobody_knows_is_refused(

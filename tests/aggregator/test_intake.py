@@ -276,15 +276,19 @@ def test_an_inline_body_of_another_size_is_refused(intake: Intake, update: Updat
     assert reply.receipt.reason == "the body does not match its size or digest"
 
 
-def test_a_second_update_in_the_same_window_is_refused_and_the_first_stays(
-    intake: Intake, update: Update
+def test_a_second_update_of_a_node_waits_until_the_version_is_out(
+    intake: Intake, update: Update, released: Release
 ) -> None:
     first, body = update()
     offered(intake, "ann", replace(first, body=body))
     second, _ = update(counter=6)
-    (reply,) = offered(intake, "ann", second)
-    assert reply.receipt.reason.startswith("one update per node and round")
+    assert offered(intake, "ann", second) == []
     assert intake.in_hand["ann"].offer == first
+    intake.count(4)
+    (kept,) = intake.renew(release.make(4, released.params, {}), 0.0)
+    assert isinstance(kept, Kept)
+    assert kept.offer == second
+    assert kept.reason == "late: version 4 is out"
 
 
 # No more bytes than allowed

@@ -291,7 +291,7 @@ def test_without_durability_nothing_is_written_and_nothing_promised(
         run.birth(node)
     run.offer("a", more=True)
     assert run.broker.receipts() == [("a", "want", 1)]
-    assert not (tmp_path / "spool").exists()
+    assert not (tmp_path / "spooled").exists()
 
 
 def test_a_restart_takes_up_what_was_spooled(start: Start, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_restart_takes_up_what_was_spooled(start: Start, tmp_path: Path) -> No
     second.offer("b", samples=0)
     second.offer("a")
     assert second.broker.receipts() == [("b", "settled", 1), ("a", "stored", 1)]
-    assert len(list(spool.read(tmp_path / "spool" / "updates-00000000"))) == 2
+    assert len(list(spool.read(tmp_path / "spooled" / "updates-00000000"))) == 2
 
 
 # A full disk
@@ -357,7 +357,7 @@ def test_on_a_full_disk_no_receipt_goes_out_until_there_is_room(
     assert len([one for one in caplog.messages if "no room on the disk" in one]) == 1
     run.tick(1.0)
     assert run.broker.trouble() == ""
-    assert len(list(spool.read(tmp_path / "spool" / "updates-00000000"))) == 1
+    assert len(list(spool.read(tmp_path / "spooled" / "updates-00000000"))) == 1
     run.offer("b")
     run.offer("c")
     assert run.machine.snapshot().version == 1

@@ -75,7 +75,7 @@ def write(state_dir: Path, updates: Sequence[Kept], version: int = 12) -> list[i
 
 
 def segment(state_dir: Path, version: int = 12) -> Path:
-    return state_dir / "spool" / f"updates-{version:08d}"
+    return state_dir / "spooled" / f"updates-{version:08d}"
 
 
 def recovered(state_dir: Path, version: int = 12) -> tuple[list[Kept], list[str]]:
@@ -84,7 +84,7 @@ def recovered(state_dir: Path, version: int = 12) -> tuple[list[Kept], list[str]
 
 
 def names(state_dir: Path) -> list[str]:
-    return sorted(path.name for path in (state_dir / "spool").iterdir())
+    return sorted(path.name for path in (state_dir / "spooled").iterdir())
 
 
 def torn(size_bytes: int, fate: str = "set aside as updates-00000012.torn") -> str:
@@ -150,7 +150,7 @@ def test_a_segment_is_gone_on_with(tmp_path: Path) -> None:
 def test_versions_that_nobody_needs_any_more_are_deleted(tmp_path: Path) -> None:
     for version in (9, 10, 11, 12):
         write(tmp_path, THREE, version)
-    (tmp_path / "spool" / "updates-00000001.torn").write_bytes(b"half")
+    (tmp_path / "spooled" / "updates-00000001.torn").write_bytes(b"half")
     with closing(a_spool(tmp_path)) as book:
         book.prune(11)
         assert names(tmp_path) == [
@@ -192,7 +192,7 @@ def test_cut_anywhere_the_whole_updates_stay_and_more_can_follow(
         assert kept == updates[:whole]
         assert problems == ([torn(torn_bytes)] if torn_bytes else [])
         if torn_bytes:
-            aside = state_dir / "spool" / "updates-00000012.torn"
+            aside = state_dir / "spooled" / "updates-00000012.torn"
             assert aside.read_bytes() == content[cut - torn_bytes : cut]
         write(state_dir, THREE)
         assert recovered(state_dir) == (updates[:whole] + THREE, [])
@@ -275,7 +275,7 @@ def test_a_segment_of_a_version_that_is_lost_is_set_aside(tmp_path: Path) -> Non
 
 
 def test_an_empty_segment_is_nothing_to_tell(tmp_path: Path) -> None:
-    (tmp_path / "spool").mkdir()
+    (tmp_path / "spooled").mkdir()
     segment(tmp_path).touch()
     assert recovered(tmp_path) == ([], [])
     segment(tmp_path).touch()
@@ -299,14 +299,14 @@ def test_the_last_torn_tail_of_a_segment_replaces_the_one_before(tmp_path: Path)
         with segment(tmp_path).open("ab") as file:
             file.write(tail)
         recovered(tmp_path)
-        assert (tmp_path / "spool" / "updates-00000012.torn").read_bytes() == tail
+        assert (tmp_path / "spooled" / "updates-00000012.torn").read_bytes() == tail
 
 
 def test_a_tail_that_cannot_be_set_aside_is_cut_all_the_same(tmp_path: Path) -> None:
     write(tmp_path, THREE)
     with segment(tmp_path).open("ab") as file:
         file.write(b"half")
-    (tmp_path / "spool" / "updates-00000012.torn").mkdir()
+    (tmp_path / "spooled" / "updates-00000012.torn").mkdir()
     told = torn(4, "deleted, as updates-00000012.torn cannot be written: Is a directory")
     assert recovered(tmp_path) == (THREE, [told])
     assert recovered(tmp_path) == (THREE, [])
@@ -327,7 +327,7 @@ def test_a_segment_of_somebody_else_is_set_aside(
     name = f"updates-{version:08d}"
     told = f"{name}: of another run, owner or version; set aside as {name}.foreign"
     assert recovered(tmp_path) == ([], [told])
-    assert (tmp_path / "spool" / f"{name}.foreign").read_bytes() == content
+    assert (tmp_path / "spooled" / f"{name}.foreign").read_bytes() == content
     write(tmp_path, THREE)
     assert recovered(tmp_path) == (THREE, [])
 
@@ -346,25 +346,25 @@ def test_a_segment_under_the_name_of_another_version_is_set_aside(tmp_path: Path
 )
 def test_any_other_file_is_set_aside_once(tmp_path: Path, name: str) -> None:
     write(tmp_path, THREE)
-    (tmp_path / "spool" / name).write_text("mine")
+    (tmp_path / "spooled" / name).write_text("mine")
     told = f"{name}: no segment of the spool; set aside as {name}.foreign"
     assert recovered(tmp_path) == (THREE, [told])
-    assert (tmp_path / "spool" / f"{name}.foreign").read_text() == "mine"
+    assert (tmp_path / "spooled" / f"{name}.foreign").read_text() == "mine"
     assert recovered(tmp_path) == (THREE, [])
 
 
 def test_what_was_set_aside_before_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path, [])
     for number in range(3):
-        (tmp_path / "spool" / "notes").write_text(str(number))
+        (tmp_path / "spooled" / "notes").write_text(str(number))
         recovered(tmp_path)
     asides = ["notes.foreign", "notes.2.foreign", "notes.3.foreign"]
-    assert [(tmp_path / "spool" / name).read_text() for name in asides] == ["0", "1", "2"]
+    assert [(tmp_path / "spooled" / name).read_text() for name in asides] == ["0", "1", "2"]
 
 
 def test_a_name_with_the_end_of_a_line_in_it_is_told_in_one_line(tmp_path: Path) -> None:
     write(tmp_path, [])
-    (tmp_path / "spool" / "a\nb").touch()
+    (tmp_path / "spooled" / "a\nb").touch()
     told = "a\\nb: no segment of the spool; set aside as a\\nb.foreign"
     assert recovered(tmp_path) == ([], [told])
 
@@ -373,7 +373,7 @@ def test_a_name_with_the_end_of_a_line_in_it_is_told_in_one_line(tmp_path: Path)
 def test_what_is_no_plain_file_is_set_aside_unread(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
-    (tmp_path / "spool").mkdir()
+    (tmp_path / "spooled").mkdir()
     make(segment(tmp_path))
     assert recovered(tmp_path)[0] == []
     assert names(tmp_path) == ["updates-00000012.foreign"]

@@ -97,7 +97,7 @@ def test_against_the_end_of_this_process_nothing_is_synced_and_nobody_waits(
         storage.save(checkpoint())
         syncs.clear()
         storage.spool(kept)
-        assert list(spool.read(tmp_path / "spool" / "updates-00000000")) == [kept]
+        assert list(spool.read(tmp_path / "spooled" / "updates-00000000")) == [kept]
         assert storage.due(more=True)
         storage.commit()
         assert not storage.due(more=True)
@@ -111,7 +111,7 @@ def test_without_durability_there_is_no_spool(tmp_path: Path, kept: Kept) -> Non
         assert storage.due(more=True)
         storage.commit()
         assert not storage.due(more=True)
-    assert not (tmp_path / "spool").exists()
+    assert not (tmp_path / "spooled").exists()
 
 
 # What is kept, and how long
@@ -190,7 +190,7 @@ def test_what_is_wrong_with_the_spool_is_written_down(tmp_path: Path, kept: Kept
     with opened(tmp_path) as storage:
         storage.save(checkpoint())
         storage.spool(kept)
-    segment = tmp_path / "spool" / "updates-00000000"
+    segment = tmp_path / "spooled" / "updates-00000000"
     os.truncate(segment, segment.stat().st_size - 1)
     with opened(tmp_path) as storage:
         assert list(storage.recover(checkpoint())) == []
@@ -203,5 +203,5 @@ def test_an_update_is_named_by_its_digest_on_disk(tmp_path: Path, kept: Kept) ->
     with opened(tmp_path) as storage:
         storage.save(checkpoint())
         storage.spool(kept)
-    (found,) = spool.read(tmp_path / "spool" / "updates-00000000")
+    (found,) = spool.read(tmp_path / "spooled" / "updates-00000000")
     assert hashlib.sha256(found.body or b"").digest() == kept.offer.digest

@@ -16,7 +16,7 @@ from midge.probe import Probe
 from shared.topics import DOCTOR
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Mosquitto
+    from real_brokers import Mosquitto
 
     MakeBroker = Callable[..., Mosquitto]
 

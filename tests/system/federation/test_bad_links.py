@@ -76,7 +76,7 @@ def test_an_update_that_was_finished_without_a_link_is_counted_once(
     fleet.place.until(lambda: "cannot reach" in node.text(), "the node to miss its broker")
     fleet.release("node-3")
     home = fleet.place.home / "node-3"
-    fleet.place.until(lambda: outbox.load(home)[0].entry is not None, "its update on disk")
+    fleet.place.until(lambda: outbox.load(home)[0].entries, "its update on disk")
     link.refuse(on=False)
     undisturbed(fleet, aggregator, in_memory)
     # The very first one that it made: it did not have to train again.
