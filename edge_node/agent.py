@@ -69,7 +69,7 @@ class Phase(Enum):
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.IDLE: frozenset({Phase.FETCHING, Phase.TRAINING, Phase.DECLINED}),
-    Phase.FETCHING: frozenset({Phase.IDLE, Phase.TRAINING, Phase.BACKING_OFF, Phase.DECLINED}),
+    Phase.FETCHING: frozenset(set(Phase) - {Phase.FETCHING}),
     Phase.TRAINING: frozenset(set(Phase) - {Phase.TRAINING}),
     Phase.UPLOADING: frozenset(set(Phase) - {Phase.UPLOADING}),
     Phase.BACKING_OFF: frozenset(set(Phase) - {Phase.BACKING_OFF}),

@@ -146,6 +146,13 @@ WAYS: dict[tuple[Phase, Phase], list[Event]] = {
         receipt("stored"),
         told(manifest(5)),
     ],
+    (Phase.FETCHING, Phase.UPLOADING): [
+        *OPEN,
+        told(opened(1)),
+        receipt("stored"),
+        receipt("want", missing=b"\x01"),
+        told(manifest(5)),
+    ],
     (Phase.FETCHING, Phase.DECLINED): [*ASKED, told(manifest(1, plan=OTHER_TASK))],
     (Phase.TRAINING, Phase.IDLE): [*TRAINING, told(manifest(1))],
     (Phase.TRAINING, Phase.FETCHING): [*TRAINING, told(manifest(1, "node"))],
