@@ -1,8 +1,8 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-brokers check bench chaos results results-quick clean broker \
-    other-brokers
+.PHONY: help venv demo test test-brokers check bench bench-reliability chaos results results-quick \
+    clean broker other-brokers
 
 PYTHON ?= python3
 DEMO_ARGS ?=
@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'make demo DEMO_ARGS="--nodes 5"    make test PYTEST_ARGS="-m system -x"'
 
@@ -51,6 +51,12 @@ bench: venv broker ## measure rounds, memory and the first demo, and print table
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.first_demo
 	$(VENV)/bin/python -m benchmarks.one_result
+
+bench-reliability: venv broker ## measure disk, bad links, restarts and slow nodes: half an hour
+	$(VENV)/bin/python -m benchmarks.durability
+	$(VENV)/bin/python -m benchmarks.slow_link
+	$(VENV)/bin/python -m benchmarks.restart
+	$(VENV)/bin/python -m benchmarks.asynchronous_pays
 
 KILLS ?= 100
 SEED ?= 1
