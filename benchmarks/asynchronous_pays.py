@@ -34,7 +34,8 @@ TASK = "benchmarks.slow:mnist"
 NODES, SLOW, TIMES_SLOWER = 20, 5, 8.0
 PER_LABEL = 4000
 TARGET = 0.95
-MIXING_RATE = 0.5
+MIXING_RATE = 0.6
+"""The default. One run each with 0.3, 0.5 and 0.6 took 25.6, 26.6 and 25.0 s: it matters little."""
 LONGEST_S = 300.0
 
 

@@ -104,12 +104,11 @@ def _run(ours: Federation, mode: str, rounds: int, nodes: int) -> Pair:
     for number in range(WARM_UP + 2 * rounds):
         kind = number % 2
         manifest = crowd.await_round(number + 1)
-        before = _cpu_s(process)
-        began, ended = crowd.answer(manifest, process if kind else None)
+        wall_s, cpu_s = crowd.answer(manifest, process, drained=bool(kind))
         if number >= WARM_UP:
             pair[kind].updates += nodes
-            pair[kind].wall_s += ended - began
-            pair[kind].cpu_s += _cpu_s(process) - before
+            pair[kind].wall_s += wall_s
+            pair[kind].cpu_s += cpu_s
     crowd.listener.link.close()
     return pair
 
@@ -155,12 +154,13 @@ class Crowd:
                 return manifest
 
     def answer(
-        self, manifest: Manifest, drained: psutil.Process | None = None
+        self, manifest: Manifest, aggregator: psutil.Process, *, drained: bool
     ) -> tuple[float, float]:
-        """Offer for everybody and send what is wanted: at once, or after `drained` has asked for
-        all of it and stands still; gives when it began and when all of it was there.
+        """Offer for everybody and send what is wanted: at once, or when all of it is wanted, to an
+        aggregator that stands still; gives the seconds until all was there, and the aggregator's
+        CPU seconds in that time.
         """
-        began = time.monotonic()
+        began, before_s = time.monotonic(), _cpu_s(aggregator)
         chunk_bytes = chunks.chunk_size(self.ours.broker.packet_limit_bytes)
         for name in self.names:
             self._offer(name, manifest, chunk_bytes)
@@ -177,16 +177,16 @@ class Crowd:
                 continue
             wanted = chunks.from_bitmap(receipt.missing, len(parts))
             held += [(self.topics.update(name, index), parts[index]) for index in wanted]
-            if drained is None:
+            if not drained:
                 self._send(held)
             elif len(held) == len(parts) * self.nodes:
-                drained.suspend()
+                aggregator.suspend()
                 self._send(held)
                 if not self.listener.link.acknowledged(_PATIENCE_S):
                     raise TimeoutError("the broker does not take what the aggregator is to drain")
-                began = time.monotonic()
-                drained.resume()
-        return began, when
+                began, before_s = time.monotonic(), _cpu_s(aggregator)
+                aggregator.resume()
+        return when - began, _cpu_s(aggregator) - before_s
 
     def _send(self, held: list[tuple[str, bytes]]) -> None:
         for topic, payload in held:
