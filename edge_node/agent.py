@@ -99,7 +99,7 @@ class Agent:
         self._job: Manifest | None = None  # training for it runs
         self._job_round = 0  # as the trainer knows it
         self._note = ""  # why we take no part
-        self._upload = Upload(config, self._topics, rng)
+        self._upload = Upload(config, self._topics, rng, fine=bool(memory.entries))
         self._said: NodeState | None = None
         self._namesake = Namesake()
         self._fetch_at: float | None = None

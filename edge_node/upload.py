@@ -22,7 +22,8 @@ class Chance(Protocol):
 class Upload:
     """The oldest update of the outbox, whichever that is, and when it is offered again."""
 
-    def __init__(self, config: Config, topics: Topics, rng: Chance) -> None:
+    def __init__(self, config: Config, topics: Topics, rng: Chance, *, fine: bool) -> None:
+        """`fine`: an update may be half there already, cut fine by an earlier boot."""
         self.offer_at: float | None = None
         """When to offer next; None while there is nothing to offer, or no link."""
         self._config = config
@@ -30,7 +31,7 @@ class Upload:
         self._rng = rng
         self._pause_s = config.offer_pause_s
         self._stored: int | None = None
-        self._fine = False
+        self._fine = fine
         self._cut_bytes = 0
         self._sent: set[int] = set()
 
