@@ -124,7 +124,9 @@ class Uploads:
         if upload.offer.chunk_bytes == offer.chunk_bytes:
             return True
         upload.coarser.add(upload.assembly.count)
-        return upload.assembly.recut(offer.chunk_bytes)
+        goes_on = upload.assembly.recut(offer.chunk_bytes)
+        upload.coarser.discard(upload.assembly.count)  # a small body is one chunk either way
+        return goes_on
 
 
 def _body(offer: Offer) -> tuple[str, int, bytes, int]:

@@ -67,6 +67,8 @@ class Session:
         self.closed_by_peer = False
         self.pending: dict[int, Sequence[str]] = {}
         """The topics that wait for an ack, by packet id."""
+        self.unacked: dict[int, int] = {}
+        """The sizes of messages that wait for an ack, by packet id."""
         self.denials: deque[tuple[int, bool, Sequence[Answer]]] = deque()
         """Packet id, whether it was a publication, and what was said to it."""
         self._exact: set[str] = set()
@@ -160,6 +162,7 @@ class Session:
         """Hand over a message at QoS 1."""
         self._last = self.client.publish(topic, payload, qos=1, retain=retain)
         self.pending[self._last.mid] = (topic,)
+        self.unacked[self._last.mid] = len(payload)
 
     def acknowledged(self, timeout_s: float) -> bool:
         """Wait for the ack of the message handed over last; False when none came in time."""
@@ -224,6 +227,8 @@ class Session:
 
     def _on_ack(self, packet: int, codes: Sequence[ReasonCode], *, published: bool) -> None:
         # No lock here: paho holds its own, and a publisher takes ours before that one.
+        if published:
+            self.unacked.pop(packet, None)
         if any(code.is_failure for code in codes):
             self.denials.append((packet, published, [_answer(code) for code in codes]))
         else:

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _GOODBYE_S = 2.0  # for the ack of the last words, and then for the DISCONNECT to go out
 _SETTLED_S = 30.0  # a connection that lasted so long was a good one: pauses start small again
 
+_PROMPT_S = 2.0  # a packet that is too large is refused at once; a bad link breaks at any time
 _KICKS = 5  # so many connections in a row that were taken from us are a fight over the client id
 _HEADER_BYTES = 12  # upper bound of a PUBLISH packet beside topic and payload
 
@@ -100,6 +101,7 @@ class Transport:
         self._version_works = False
         self._failures = 0
         self._kicks = 0
+        self._limit = broker.packet_limit_bytes
 
     def open(self) -> None:
         """Start connecting; returns at once, events tell the rest."""
@@ -237,7 +239,7 @@ class Transport:
 
     def _announce(self, session: Session) -> None:
         self._welcome = self._version_works = True
-        limit = min(session.packet_limit_bytes, self._broker.packet_limit_bytes)
+        limit = min(session.packet_limit_bytes, self._limit)
         session.packet_limit_bytes = limit
         if limit < LEAST_PACKET_BYTES:
             raise ConfigError(
@@ -309,7 +311,8 @@ class Transport:
         """Notice a fight over the client id; ConfigError when the broker says that it is one.
 
         Few do (Mosquitto 2.0.11 does not, on MQTT 5 neither), most just close, and so does a broker
-        that starts again and again: then it is only said, and who has a better proof ends.
+        that starts again and again: then it is only said, and who has a better proof ends. On 3.1.1
+        a broker also closes in silence when a packet is too large for it: we try smaller ones.
         """
         lived_s = time.monotonic() - session.since
         short_s = max(_SETTLED_S, 2 * self._broker.longest_pause_s if session.taken_over else 0)
@@ -328,6 +331,16 @@ class Transport:
                 told,
                 self._client_id,
             )
+            under_way = max(list(session.unacked.values()), default=0)
+            if lived_s < _PROMPT_S and under_way > LEAST_PACKET_BYTES:
+                self._limit = max(LEAST_PACKET_BYTES, under_way // 2)
+                _log.warning(
+                    "%s may not take packets of %d bytes: trying %d from now on; see "
+                    "broker.packet_limit_bytes",
+                    self._address,
+                    under_way,
+                    self._limit,
+                )
         if lived_s >= _SETTLED_S:
             self._failures = 0
 

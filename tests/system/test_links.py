@@ -7,7 +7,7 @@ import pytest
 from link_peer import Peer
 from tcp_proxy import Proxy
 
-from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
+from shared.events import Connected, Disconnected, LinkEvent, Received
 
 if TYPE_CHECKING:
     from real_brokers import RealBroker
@@ -69,15 +69,17 @@ def test_a_black_hole_is_noticed_by_the_keepalive_and_left(
     alice.settle()
 
 
-def test_a_limit_that_the_broker_cannot_announce_ends_in_a_refusal_and_no_endless_loop(
+def test_a_limit_that_the_broker_cannot_announce_is_learnt_and_no_endless_loop(
     mosquitto: "MakeBroker", peer: MakePeer
 ) -> None:
     broker = mosquitto("max_packet_size 30000")
     alice = peer(broker.settings(protocol="3.1.1"))
     for connection in range(1, 6):
-        assert alice.next(Connected).connection == connection
+        assert alice.next(Connected) == Connected(connection, 2**20)
         alice.link.publish("data", bytes(40_000))
-    assert "look into the broker's log" in alice.next(Refused).reason
+    assert alice.next(Connected) == Connected(6, 20_000)
+    alice.link.publish("data", bytes(19_000))
+    alice.settle()
 
 
 def test_clients_of_a_broker_that_restarts_do_not_come_back_at_once(
