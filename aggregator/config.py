@@ -190,7 +190,8 @@ class Config(Settings):
     data_dir: Path | None = None
     """Where the held-out data lies; not set: MIDGE_DATA, or a download."""
     evaluate: bool = True
-    """Score every version on the held-out data: the global test."""
+    """Score every version on the held-out data: the global test. buffered, asynchronous: as many as
+    scoring keeps up with, and the last one."""
     test_per_label: int | None = Field(default=None, ge=1)
     """Score on the first so many of each label, or all where there are fewer; not set: on all."""
     local_test: bool = False

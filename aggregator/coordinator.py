@@ -115,6 +115,7 @@ class Coordinator:
         self._connected_at = now
         self._score: Evaluated | None = None
         self._unscored = config.evaluate
+        self._scoring = False
         self._begun = False
         self._over = False
         self._rounds = Rounds(config, checkpoint.round, self._roster, self._intake)
@@ -246,8 +247,7 @@ class Coordinator:
                     recipe=recipe(self.config),
                 )
             )
-            if self.config.evaluate:
-                effects.append(self._evaluate())
+            effects += self._evaluate()
         return effects
 
     def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
@@ -301,20 +301,23 @@ class Coordinator:
         return []
 
     def _on_evaluated(self, event: Evaluated | EvaluationFailed) -> list[Effect]:
-        if event.version == self._version:
+        self._scoring = False
+        newest = event.version == self._version
+        if newest:
             self._unscored = False
+        next_one = [] if newest or not self.config.rounds.open else self._evaluate()
         if isinstance(event, EvaluationFailed):
-            return [self._record("evaluation_failed", version=event.version, reason=event.reason)]
+            told = self._record("evaluation_failed", version=event.version, reason=event.reason)
+            return [told, *next_one]
         self._score = event
         self._bulletin.changed()
-        return [
-            self._record(
-                "evaluated",
-                version=event.version,
-                test_accuracy=event.accuracy,
-                test_loss=event.loss,
-            )
-        ]
+        told = self._record(
+            "evaluated",
+            version=event.version,
+            test_accuracy=event.accuracy,
+            test_loss=event.loss,
+        )
+        return [told, *next_one]
 
     def _on_update(self, where: Upward, payload: bytes, now: float) -> list[Effect]:
         self._tally.bytes_up += len(payload)
@@ -441,7 +444,7 @@ class Coordinator:
             *(opened or [self._publish_manifest()]),
             *self._tell_verdicts(verdicts),
             *late,
-            *([self._evaluate()] if self.config.evaluate else []),
+            *self._evaluate(),
         ]
 
     def _end_scoring(self, now: float) -> list[Effect]:
@@ -491,8 +494,14 @@ class Coordinator:
     def _version(self) -> int:
         return self._release.version
 
-    def _evaluate(self) -> Evaluate:
-        return Evaluate(self._version, self._release.params)
+    def _evaluate(self) -> list[Effect]:
+        """Have the version scored. In the open modes versions may come faster than they are scored:
+        then it is the newest one's turn when the one at hand is done.
+        """
+        if not self.config.evaluate or (self._scoring and self.config.rounds.open):
+            return []
+        self._scoring = True
+        return [Evaluate(self._version, self._release.params)]
 
     def _publish_manifest(self) -> Publish:
         window, open_ = self._rounds.window, self.config.rounds.open
