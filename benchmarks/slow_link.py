@@ -22,7 +22,7 @@ import typer
 from rich.table import Table
 
 from aggregator.config import Rounds
-from benchmarks.proxy import PoorLink
+from benchmarks.proxy import Proxy
 from benchmarks.setting import Federation, Listener, federation, show
 from shared import codec
 from shared.messages import Chunk
@@ -65,7 +65,9 @@ def main(
     crossings = []
     for run in range(1, runs + 1):
         with federation() as ours:
-            link = PoorLink(ours.broker.port, bytes_per_s, down_bytes_per_s, cut_every_s)
+            link = Proxy(ours.broker.port, cut_after_s=cut_every_s)
+            link.throttle(bytes_per_s, "up")
+            link.throttle(down_bytes_per_s, "down")
             one = _cross(ours, link)
             link.close()
         crossings.append(one)
@@ -81,7 +83,7 @@ def _figures(one: Crossing) -> tuple[str, str]:
     return f"{one.seconds:.1f}", f"{one.up_bytes / UPDATE_BYTES:.3f}"
 
 
-def _cross(ours: Federation, link: PoorLink) -> Crossing:
+def _cross(ours: Federation, link: Proxy) -> Crossing:
     topics, task = Topics("default"), f"null:{PARAMETERS}"
     offers = Listener(ours.broker, topics.offer("node-1"))
     chunks = Listener(ours.broker, topics.every_update)
@@ -109,9 +111,9 @@ def _cross(ours: Federation, link: PoorLink) -> Crossing:
         return time.monotonic()
 
     began = until(lambda: offers.waiting)
-    up, down, cuts = link.up_bytes, link.down_bytes, link.connections
+    up, down, cuts = link.up_bytes, link.down_bytes, len(link.accepted)
     seconds = until(lambda: ours.told("version")) - began
-    up, cuts = link.up_bytes - up, link.connections - cuts
+    up, cuts = link.up_bytes - up, len(link.accepted) - cuts
     came = [codec.decode(Chunk, message.payload) for _, message in chunks.rest()]
     different = {(chunk.count, chunk.index) for chunk in came}
     twice, said = len(came) - len(different), len(offers.rest())

@@ -14,7 +14,8 @@ import random
 import shutil
 import signal
 import time
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -33,8 +34,8 @@ from benchmarks.chaos.fleet import (
     Fleet,
     StuckError,
 )
-from benchmarks.chaos.links import Links
 from benchmarks.chaos.spy import Spy
+from benchmarks.proxy import Proxy
 from midge import brokers
 from midge.options import interrupt_on
 from midge.processes import Processes
@@ -102,7 +103,7 @@ def _run(
     resources, problems = "", list[str]()
     with Processes(folder) as processes, console.status(mode) as status:
         _, broker = brokers.start(processes, folder)
-        with Links(broker.port, rates) as links, closing(Spy(broker, RUN, names)) as spy:
+        with _links(broker.port, rates) as links, closing(Spy(broker, RUN, names)) as spy:
             fleet = Fleet(folder, processes, links, mode)
             try:
                 _strike(fleet, kills, chance, status, mode)
@@ -129,6 +130,16 @@ def _run(
     if problems or not drawn_up.fine:
         console.print(f"  look into {folder}")
     return drawn_up, not problems
+
+
+@contextmanager
+def _links(broker_port: int, bytes_per_s: Mapping[str, float]) -> Iterator[dict[str, Proxy]]:
+    """A link for each, slow enough that a transfer takes a while."""
+    with ExitStack() as stack:
+        links = {name: stack.enter_context(closing(Proxy(broker_port))) for name in bytes_per_s}
+        for name, link in links.items():
+            link.throttle(bytes_per_s[name])
+        yield links
 
 
 def _strike(fleet: Fleet, kills: int, chance: random.Random, status: Status, mode: str) -> None:

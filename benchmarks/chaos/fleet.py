@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -14,7 +14,7 @@ from aggregator.config import Config as AggregatorConfig
 from aggregator.storage import keep_checkpoints
 from benchmarks.chaos import account, task
 from benchmarks.chaos.blows import AGGREGATOR, BROKER, EVERYTHING, Blow
-from benchmarks.chaos.links import Links
+from benchmarks.proxy import Proxy
 from edge_node.config import Config as NodeConfig
 from edge_node.config import Shard
 from midge import brokers
@@ -46,9 +46,11 @@ class StuckError(Exception):
 class Fleet:
     """One aggregator and its nodes, each behind a link of its own. `processes` has the broker."""
 
-    def __init__(self, folder: Path, processes: Processes, links: Links, mode: str) -> None:
+    def __init__(
+        self, folder: Path, processes: Processes, links: Mapping[str, Proxy], mode: str
+    ) -> None:
         self.folder = folder
-        self.nodes = [name for name in links.ports if name != AGGREGATOR]
+        self.nodes = [name for name in links if name != AGGREGATOR]
         self.struck = 0
         self._processes = processes
         self._links = links
@@ -172,7 +174,7 @@ class Fleet:
 
     def _link(self, name: str) -> Broker:
         return Broker(
-            port=self._links.ports[name],
+            port=self._links[name].port,
             keepalive_s=5,
             packet_limit_bytes=_PACKET_BYTES,
             first_pause_s=0.1,
@@ -222,10 +224,15 @@ class Fleet:
                 os.kill(pid, signal.SIGSTOP)
                 return lambda: self._thaw(name, pid)
             case "cut":
-                self._links.cut(name)
+                self._links[name].refuse()
+                self._links[name].cut()
             case _:
-                self._links.silence(name)
-        return lambda: self._links.mend(name)
+                self._links[name].hold()
+        return lambda: self._mend(name)
+
+    def _mend(self, name: str) -> None:
+        self._links[name].refuse(on=False)
+        self._links[name].hold(on=False)
 
     def _thaw(self, name: str, pid: int) -> None:
         if name not in self._down and self._processes.pid(name) == pid:

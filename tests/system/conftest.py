@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from link_peer import Peer
 from real_brokers import BROKERS, Mosquitto, RabbitMq, RealBroker
-from tcp_proxy import Proxy
 
+from benchmarks.proxy import Proxy
 from shared.config import Broker
 
 
@@ -140,11 +140,11 @@ def broker(mosquitto: Callable[..., RealBroker]) -> RealBroker:
 
 @pytest.fixture
 def proxy() -> Iterator[Callable[[RealBroker], Proxy]]:
-    """Makes proxies in front of a broker: proxy(broker).settings() goes through it."""
+    """Makes proxies in front of a broker: broker.settings(port=proxy(broker).port) goes there."""
     made: list[Proxy] = []
 
     def make(broker: RealBroker) -> Proxy:
-        made.append(Proxy(broker))
+        made.append(Proxy(broker.port))
         return made[-1]
 
     yield make

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from link_peer import Peer
-from tcp_proxy import Proxy
 
+from benchmarks.proxy import Proxy
 from shared.events import Connected, Disconnected, LinkEvent, Received
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def test_a_slow_link_and_a_busy_owner_outlast_the_keepalive(
     Either side takes a link for dead after 7.5 to 10 s: one packet of this size never gets through.
     """
     link = proxy(broker)
-    alice = peer(link.settings(keepalive_s=5))
+    alice = peer(broker.settings(port=link.port, keepalive_s=5))
     busy = peer(broker.settings(keepalive_s=5), "busy")
     alice.next(Connected)
     busy.next(Connected)
@@ -53,7 +53,7 @@ def test_a_black_hole_is_noticed_by_the_keepalive_and_left(
 ) -> None:
     """Both ends live, every byte between them is gone; as a router that forgot us."""
     link = proxy(broker)
-    alice = peer(link.settings(keepalive_s=5), will=b"dead")
+    alice = peer(broker.settings(port=link.port, keepalive_s=5), will=b"dead")
     bob = peer(broker.settings(), "bob")
     alice.next(Connected)
     bob.next(Connected)
@@ -87,7 +87,7 @@ def test_clients_of_a_broker_that_restarts_do_not_come_back_at_once(
 ) -> None:
     link = proxy(broker)
     pauses = {"first_pause_s": 1.0, "longest_pause_s": 1.0}
-    crowd = [peer(link.settings(**pauses), f"client-{i}") for i in range(50)]
+    crowd = [peer(broker.settings(port=link.port, **pauses), f"client-{i}") for i in range(50)]
     for each in crowd:
         each.next(Connected)
     broker.kill()

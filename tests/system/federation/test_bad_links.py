@@ -11,8 +11,8 @@ from shared.messages import Offer, Receipt
 
 if TYPE_CHECKING:
     from real_brokers import RealBroker
-    from tcp_proxy import Proxy
 
+    from benchmarks.proxy import Proxy
     from tests.system.federation.conftest import Fleet, Process, Result
 
     InMemory = Callable[..., Result]
@@ -46,7 +46,7 @@ def test_an_update_whose_acks_and_receipts_are_lost_is_sent_again_and_counted_on
 ) -> None:
     fleet.hold("node-1", "node-3")
     aggregator, _ = fleet.aggregator(), [fleet.node("node-1"), fleet.node("node-2")]
-    fleet.node("node-3", broker=link.settings(), **INLINE)
+    fleet.node("node-3", broker=fleet.broker.settings(port=link.port), **INLINE)
     fleet.waits("node-3")
     offers = fleet.spy(fleet.topics.offer("node-3"))
     link.swallow("down")
@@ -68,7 +68,7 @@ def test_an_update_that_was_finished_without_a_link_is_counted_once(
 ) -> None:
     fleet.hold("node-3")
     aggregator, _ = fleet.aggregator(), [fleet.node("node-1"), fleet.node("node-2")]
-    node = fleet.node("node-3", broker=link.settings())
+    node = fleet.node("node-3", broker=fleet.broker.settings(port=link.port))
     fleet.waits("node-3")
     fleet.arrived("node-1", "node-2")
     link.refuse()
@@ -89,7 +89,7 @@ def test_a_verdict_that_was_cut_off_is_told_again_on_the_next_connection(
 ) -> None:
     fleet.hold("node-1")
     aggregator, _ = fleet.aggregator(), [fleet.node("node-1"), fleet.node("node-2")]
-    node = fleet.node("node-3", broker=link.settings())
+    node = fleet.node("node-3", broker=fleet.broker.settings(port=link.port))
     fleet.arrived("node-2", "node-3")
     receipts = fleet.spy(fleet.topics.receipt("node-3"))
     link.swallow("down")
@@ -159,7 +159,7 @@ def test_a_queue_that_overflows_in_the_broker_costs_time_and_no_chunk(
     link.throttle(2_000_000)
     dropped = fleet.spy("$SYS/broker/publish/messages/dropped")
     aggregator, _ = fleet.aggregator(), [fleet.node("node-1"), fleet.node("node-2")]
-    fleet.node("node-3", broker=link.settings())
+    fleet.node("node-3", broker=fleet.broker.settings(port=link.port))
     assert aggregator.wait() == 0, aggregator.text()
     same = in_memory("null", 1)
     last = fleet.entries("version")[-1]

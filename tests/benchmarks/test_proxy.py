@@ -1,13 +1,14 @@
-"""The proxy of the system tests does to a connection what it says."""
+"""The proxy of the benchmarks and the system tests does to a connection what it says."""
 
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
-from tcp_proxy import Proxy
+
+from benchmarks.proxy import Proxy
 
 
 class Echo:
@@ -15,8 +16,9 @@ class Echo:
 
     def __init__(self) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
-        self.host, self.port = self.server.getsockname()
+        self.port: int = self.server.getsockname()[1]
         self.taken = 0
+        self.connections: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -24,10 +26,15 @@ class Echo:
             self.server.shutdown(socket.SHUT_RDWR)  # It wakes the thread that waits in accept.
         self.server.close()
 
+    def hang_up(self) -> None:
+        for connection in self.connections:
+            connection.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 connection, _ = self.server.accept()
+                self.connections.append(connection)
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -46,7 +53,7 @@ def echo() -> Iterator[Echo]:
 
 @pytest.fixture
 def proxy(echo: Echo) -> Iterator[Proxy]:
-    made = Proxy(echo)
+    made = Proxy(echo.port)
     yield made
     made.close()
 
@@ -58,7 +65,7 @@ def client(proxy: Proxy) -> Iterator[socket.socket]:
 
 
 def connect(proxy: Proxy) -> socket.socket:
-    return socket.create_connection((proxy.host, proxy.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
 
 
 def echoed(client: socket.socket, data: bytes) -> bytes:
@@ -94,6 +101,63 @@ def test_a_cut_closes_what_stands_and_lets_in_what_comes(
     with connect(proxy) as another:
         assert echoed(another, b"b") == b"b"
     assert len(proxy.accepted) == 2
+
+
+def test_a_connection_is_cut_at_its_age_and_no_other(echo: Echo) -> None:
+    with closing(Proxy(echo.port, cut_after_s=1.0)) as proxy, connect(proxy) as old:
+        assert echoed(old, b"a") == b"a"
+        old.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            old.recv(1)
+        with connect(proxy) as young:
+            assert echoed(young, b"b") == b"b"
+            old.settimeout(10)
+            assert is_closed(old)
+            assert time.monotonic() - proxy.accepted[0] >= 1.0
+            assert echoed(young, b"c") == b"c"
+
+
+def test_what_is_held_goes_on_afterwards_and_nothing_is_lost(
+    proxy: Proxy, echo: Echo, client: socket.socket
+) -> None:
+    assert echoed(client, b"a") == b"a"
+    proxy.hold()
+    client.sendall(b"held")
+    client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    assert (echo.taken, proxy.up_bytes) == (1, 1)
+    proxy.hold(on=False)
+    client.settimeout(10)
+    assert client.recv(65536) == b"held"
+
+
+def test_of_a_link_that_holds_no_end_is_told_that_the_other_has_closed(
+    proxy: Proxy, echo: Echo, client: socket.socket
+) -> None:
+    assert echoed(client, b"a") == b"a"
+    proxy.hold()
+    echo.hang_up()
+    client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    proxy.hold(on=False)
+    client.settimeout(10)
+    assert is_closed(client)
+
+
+def test_a_cut_ends_what_is_held_and_it_never_arrives(
+    proxy: Proxy, echo: Echo, client: socket.socket
+) -> None:
+    assert echoed(client, b"a") == b"a"
+    proxy.hold()
+    client.sendall(b"held")
+    proxy.cut()
+    assert is_closed(client)
+    proxy.hold(on=False)
+    with connect(proxy) as another:
+        assert echoed(another, b"b") == b"b"
+    assert echo.taken == 2
 
 
 def test_a_cut_wakes_what_a_throttle_holds(proxy: Proxy, client: socket.socket) -> None:
@@ -151,6 +215,28 @@ def test_a_throttle_keeps_its_rate_and_the_rest_waits_in_the_sender(
     assert proxy.up_bytes >= 50_000 * passed_s
     # Not megabytes: two sockets of ours on either side, the client's, and the echo's.
     assert sent - echo.taken < 300_000
+
+
+def test_a_throttle_of_one_direction_leaves_the_other_alone(
+    proxy: Proxy, client: socket.socket
+) -> None:
+    proxy.throttle(1, "down")
+    client.sendall(bytes(10_000))
+    proxy.await_crossed("up", 10_000)
+    proxy.await_crossed("down", 1)
+    assert proxy.down_bytes < 10_000
+
+
+def test_a_port_that_is_open_or_closed_already_stays_so(proxy: Proxy) -> None:
+    proxy.refuse(on=False)
+    for _ in range(2):
+        proxy.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            connect(proxy)
+    for _ in range(2):
+        proxy.refuse(on=False)
+        with connect(proxy) as client:
+            assert echoed(client, b"a") == b"a"
 
 
 def test_a_port_that_refuses_opens_again_at_the_same_place(
