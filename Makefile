@@ -52,7 +52,7 @@ bench: venv broker ## measure rounds, memory and the first demo, and print table
 	$(VENV)/bin/python -m benchmarks.first_demo
 	$(VENV)/bin/python -m benchmarks.one_result
 
-bench-reliability: venv broker ## measure disk, bad links, restarts and slow nodes: half an hour
+bench-reliability: venv broker ## measure disk, bad links, restarts and slow nodes: a quarter of an hour
 	$(VENV)/bin/python -m benchmarks.durability
 	$(VENV)/bin/python -m benchmarks.slow_link
 	$(VENV)/bin/python -m benchmarks.restart
