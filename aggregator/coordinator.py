@@ -495,9 +495,7 @@ class Coordinator:
         return self._release.version
 
     def _evaluate(self) -> list[Effect]:
-        """Have the version scored. In the open modes versions may come faster than they are scored:
-        then it is the newest one's turn when the one at hand is done.
-        """
+        """Have the version scored; in the open modes one at a time, and the newest one next."""
         if not self.config.evaluate or (self._scoring and self.config.rounds.open):
             return []
         self._scoring = True
