@@ -399,16 +399,17 @@ class Coordinator:
             return self._end_scoring(now)
         if why != "below quorum":
             return self._flush(window, why, now)
+        told = self._record(
+            "carried_over",
+            in_hand=sorted(in_hand),
+            missing=window.why_missing(in_hand, self._roster),
+            reason=f"{len(in_hand)} updates at the deadline, min_updates = {rounds.least}",
+        )
         rounds.carry_over(now)
         self._bulletin.changed()
-        return [
-            self._record(
-                "carried_over",
-                in_hand=sorted(in_hand),
-                missing=window.why_missing(in_hand, self._roster),
-                reason=f"{len(in_hand)} updates at the deadline, min_updates = {rounds.least}",
-            )
-        ]
+        if rounds.window is None:
+            return [told]
+        return [told, Save(self.snapshot()), self._publish_manifest()]
 
     def _flush(self, window: Window, why: str, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""

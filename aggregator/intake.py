@@ -16,6 +16,7 @@ from aggregator.ledger import Counted
 from aggregator.release import Release
 from aggregator.uploads import Uploads
 from shared.chunks import to_bitmap
+from shared.compression import EMPTY
 from shared.errors import PeerError
 from shared.messages import MAX_NODES, Chunk, Offer, Receipt, Verdict
 from shared.params import Floats
@@ -136,8 +137,12 @@ class Intake:
         """Take what the spool kept over a restart as it was taken before; what does not fit other
         settings is refused. Gives the reply of a refusal.
         """
-        if kept.node in self.in_hand:
+        last = self.settled.get(kept.node)
+        settled = last and last.state_id == kept.offer.state_id
+        if kept.node in self.in_hand or (settled and last and kept.offer.counter <= last.counter):
             return None
+        if (kept.offer.compression == EMPTY) != (self.compression == EMPTY):
+            return None  # a score where training is asked for now, or the other way round
         delta = None
         if kept.body is not None:
             reason = self._outdated(kept)

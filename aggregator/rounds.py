@@ -87,8 +87,11 @@ class Rounds:
         return self.window.due(self._intake.in_hand, self.least, self._roster, now)
 
     def carry_over(self, now: float) -> None:
-        """Too few updates at the deadline: an open round goes on, else the next has them too."""
+        """Too few updates at the deadline: the next round on this version has them too. An open one
+        just goes on under the next number, for those whose update was refused, or failed.
+        """
         if self.window is not None and self._config.rounds.open:
+            self.number += 1
             self.window.deadline_at = now + self._config.rounds.deadline_s
         else:
             self.window = None

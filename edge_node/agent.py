@@ -129,7 +129,7 @@ class Agent:
             case Trained():
                 effects += self._on_trained(event, now)
             case TrainingFailed():
-                effects += self._on_training_failed(event)
+                effects += self._on_training_failed(event, now)
             case Tick():
                 effects += self._on_tick(now)
             case _:
@@ -310,13 +310,14 @@ class Agent:
         self._upload.hurry()
         return [Keep(self.memory), *self._offer(now)]
 
-    def _on_training_failed(self, event: TrainingFailed) -> list[Effect]:
+    def _on_training_failed(self, event: TrainingFailed, now: float) -> list[Effect]:
         if self._job is None or self._job_round != event.round:
             return []  # it was stopped when this event was on its way
         manifest, self._job = self._job, None
         self._finished(manifest)
         self._note = event.reason
-        return [Keep(self.memory), Log(logging.ERROR, f"round {event.round}: {event.reason}")]
+        log = Log(logging.ERROR, f"round {event.round}: {event.reason}")
+        return [Keep(self.memory), log, *self._follow(now)]
 
     def _finished(self, manifest: Manifest) -> None:
         """Training for this manifest came to an end: not again for the same."""
@@ -388,10 +389,12 @@ class Agent:
         return effects
 
     def _is_asked(self, manifest: Manifest) -> bool:
+        later = (manifest.term, manifest.round) > self.memory.trained
         if manifest.plan.open:
-            return _model(manifest) != self.memory.trained_on
-        round_ = (manifest.term, manifest.round)
-        return self._config.name in manifest.plan.cohort and round_ > self.memory.trained
+            # A later round on the same model: whatever we gave for it was refused, or failed.
+            again = later and not self.memory.entries
+            return again or _model(manifest) != self.memory.trained_on
+        return self._config.name in manifest.plan.cohort and later
 
     def _has_room(self, manifest: Manifest) -> bool:
         """Whether one more update may be made, with those that wait in the outbox."""

@@ -433,3 +433,29 @@ def test_who_is_left_scores_the_last_version(run: Callable[..., "Run"]) -> None:
     federation.kill_node(done.names[0])
     assert federation.clock.run_until(federation.finished, 60.0)
     assert [one["nodes"] for one in done.entries("local_test")] == [1, 1, 2]
+
+
+# Open modes that met with a failure
+
+
+@pytest.mark.parametrize(
+    "mode", [{"mode": "buffered", "goal": 2}, {"mode": "asynchronous", "publish_every_s": 0.5}]
+)
+def test_nodes_whose_training_failed_on_a_version_try_it_again(
+    run: Callable[..., "Run"], monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any]
+) -> None:
+    """All of them failed, so the version cannot move; their data is mended later."""
+    done = run(nodes=2, min_nodes=2, min_updates=1, deadline_s=20.0, **mode)
+    samples = done.federation._samples
+    whole = dict(samples)
+    for name in done.names:
+        empty = Samples(Data(whole[name].train.x[:0], whole[name].train.y[:0]))
+        monkeypatch.setitem(samples, name, empty)
+    federation = started(done)
+    federation.clock.run_until(10.0)
+    for name in done.names:
+        monkeypatch.setitem(samples, name, whole[name])
+        federation.kill_node(name)
+        federation.start_node(name)
+    assert federation.clock.run_until(federation.finished, 200.0)
+    assert len(done.counted()) == 3

@@ -48,6 +48,9 @@ def result(lines: list[str], probe: str) -> str:
     return row.removeprefix(probe).strip()
 
 
+@pytest.mark.fails_on(
+    rabbitmq="tells nothing of itself under $SYS", nats="tells nothing of itself under $SYS"
+)
 def test_a_healthy_broker_has_nothing_wrong(mosquitto: "MakeBroker") -> None:
     code, lines = examined(mosquitto())
     assert code == 0

@@ -387,7 +387,10 @@ def test_nothing_of_an_old_connection_is_sent_on_the_next(
     assert received == [Received("echo", b"")]
 
 
-@pytest.mark.fails_on(amqtt="lets two clients of one name stay connected, side by side")
+@pytest.mark.fails_on(
+    amqtt="lets two clients of one name stay connected, side by side",
+    nats="takes a connection over in a way that is not counted yet",
+)
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_a_fight_over_a_client_id_is_told_and_goes_on(
     broker: RealBroker, peer: MakePeer, caplog: pytest.LogCaptureFixture, protocol: str
@@ -637,6 +640,7 @@ def test_only_the_network_loop_writes_to_the_socket(
     assert writers == {"mqtt alice"}
 
 
+@pytest.mark.fails_on(rabbitmq="sends nothing that is retained through a wildcard")
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_raw_subscriptions_get_what_is_retained_behind_wildcards(
     broker: RealBroker, peer: MakePeer, protocol: str
