@@ -158,10 +158,12 @@ class Intake:
         return reply if reply.refused else None
 
     def settle(self, node: str, verdict: Verdict) -> None:
-        """Remember a node's last verdict; beyond the most nodes there can be, the oldest is
-        forgotten.
+        """Remember the verdict on a node's highest counter; beyond the most nodes there can be, the
+        oldest is forgotten.
         """
-        self.settled.pop(node, None)
+        last = self.settled.pop(node, verdict)
+        if last.state_id == verdict.state_id and last.counter > verdict.counter:
+            verdict = last  # it offers out of order: A1 must not let the higher one in again
         self.settled[node] = verdict
         if len(self.settled) > MAX_NODES:
             del self.settled[next(iter(self.settled))]
@@ -176,9 +178,13 @@ class Intake:
 
     def count(self, version: int) -> dict[str, Verdict]:
         """Settle all that is in hand as counted in a version; gives the verdicts by node."""
-        for node, one in sorted(self.in_hand.items()):
-            self.settle(node, Verdict(one.offer.state_id, one.offer.counter, version, ""))
-        return {node: self.settled[node] for node in sorted(self.in_hand)}
+        verdicts = {
+            node: Verdict(one.offer.state_id, one.offer.counter, version, "")
+            for node, one in sorted(self.in_hand.items())
+        }
+        for node, verdict in verdicts.items():
+            self.settle(node, verdict)
+        return verdicts
 
     @property
     def version(self) -> int:
