@@ -28,12 +28,12 @@ def import_datasets() -> ModuleType:
     # What the failed import left behind would be taken for whole.
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    from torch.library import Library
+    from torch import library
 
-    library = Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    operators = library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
-        library.define(  # type: ignore[no-untyped-call]
+        operators.define(  # type: ignore[no-untyped-call]
             f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         )
-    _declared.append(library)
+    _declared.append(operators)
     return importlib.import_module("torchvision.datasets")
