@@ -19,8 +19,7 @@ link to the broker is down. A restart takes up the open round with the same coho
 the spool kept, its whole deadline and a higher term.
 
 The machine is pure: `handle(event, now)` gives the effects to perform, in order; an effect that
-must be on disk comes before the messages that rely on it. It reads no clock, opens no file, and
-draws from a generator seeded by (seed, round).
+must be on disk comes before the messages that rely on it. It reads no clock and opens no file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ from aggregator.events import (
     Evaluated,
     EvaluationFailed,
     InboxDropped,
+    OwnEvent,
     Publish,
     Record,
     Recovered,
@@ -50,12 +50,12 @@ from aggregator.lineage import Lineage
 from aggregator.release import Release
 from aggregator.roster import Roster
 from aggregator.rounds import Rounds
-from aggregator.tally import REFUSALS_RECORDED, Tally
+from aggregator.tally import AT_ONCE_S, REFUSALS_RECORDED, Tally
 from aggregator.voice import Meeting, Voice
-from aggregator.window import Window
+from aggregator.window import Reason, Window
 from shared import codec
 from shared.errors import PeerError
-from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
+from shared.events import Connected, Disconnected, LinkEvent, Received, Refused, Stopping, Tick
 from shared.messages import (
     MAX_NODES,
     STOPPED,
@@ -69,22 +69,7 @@ from shared.messages import (
 from shared.params import Floats
 from shared.topics import BROKER_DROPPED, Upward
 
-Event = (
-    Connected
-    | Disconnected
-    | Received
-    | Refused
-    | Stopping
-    | Tick
-    | Recovered
-    | Spooled
-    | InboxDropped
-    | Evaluated
-    | EvaluationFailed
-)
-
-AT_ONCE_S = 2.0
-"""After a connection: until then comes what the broker retains."""
+Event = LinkEvent | Stopping | Tick | OwnEvent
 
 
 class Coordinator:
@@ -178,7 +163,7 @@ class Coordinator:
 
     def last_words(self, now: float) -> tuple[str, bytes]:
         """Topic and payload of a clean end: how far the run came."""
-        doing = "finished" if self._rounds.finished and self._rounds.window is None else STOPPED
+        doing = "finished" if self._rounds.over else STOPPED
         state = replace(self._state(now), alive=False, doing=doing, window=None)
         return self.voice.topics.aggregator_state, codec.encode_json(state)
 
@@ -203,14 +188,10 @@ class Coordinator:
             case _:
                 return self._on_own(event)
 
-    def _on_own(
-        self, event: Recovered | Spooled | InboxDropped | Evaluated | EvaluationFailed
-    ) -> list[Effect]:
-        """What our own shell says."""
+    def _on_own(self, event: OwnEvent) -> list[Effect]:
         match event:
             case Recovered(kept, known):
                 reply = self._intake.recover(kept)
-                # Nobody is told now, and nothing new is written of what the journal has already.
                 return [] if known or reply is None else self._answer([reply])
             case Spooled():
                 return self._answer(self._intake.spooled())
@@ -371,10 +352,9 @@ class Coordinator:
         if rounds.window is None and rounds.wanted and (opened := self._open_next(now)):
             effects += [Save(self.snapshot()), *opened]
             effects += self._close_if_due(now)  # enough may have come while no window was open
-        idle = rounds.finished and rounds.window is None
-        self._intake.open = not idle
+        self._intake.open = not rounds.over
         scores_may_come = rounds.closing and self._roster.unsure
-        if idle and not self._unscored and not scores_may_come:
+        if rounds.over and not self._unscored and not scores_may_come:
             effects.append(self._record("finished"))
             self._bulletin.all_new()
             effects += self._tell(now)
@@ -411,11 +391,9 @@ class Coordinator:
             return [told]
         return [told, Save(self.snapshot()), self._publish_manifest()]
 
-    def _flush(self, window: Window, why: str, now: float) -> list[Effect]:
+    def _flush(self, window: Window, why: Reason, now: float) -> list[Effect]:
         """Make the next version of what is in hand. Persist first, then tell anybody."""
-        missing = {}
-        if not (self.config.rounds.open and why == "goal"):  # nobody in particular was waited for
-            missing = window.why_missing(self._intake.in_hand, self._roster)
+        missing = self._rounds.why_missing(why)
         scores = self._local_test()
         counted, verdicts = self._lineage.advance(self._intake)
         for node, verdict in verdicts.items():
@@ -480,10 +458,8 @@ class Coordinator:
             return []
         self._bulletin.changed()
         carried = sorted(self._intake.in_hand)
-        return [
-            self._record("round", cohort=list(made.cohort), carried=carried),
-            self._publish_manifest(),
-        ]
+        told = self._record("round", cohort=list(made.cohort), carried=carried)
+        return [told, self._publish_manifest()]
 
     # What goes out
 
@@ -503,13 +479,13 @@ class Coordinator:
         return [Evaluate(self._version, self._release.params)]
 
     def _publish_manifest(self) -> Publish:
-        window, open_ = self._rounds.window, self.config.rounds.open
+        rounds = self._rounds
         return self.voice.manifest(
             self._release,
-            self._rounds.number,
-            window.missing(self._intake.in_hand) if window and not open_ else (),
-            scores_only=self._rounds.finished and window is not None,
-            open_=open_ and window is not None,
+            rounds.number,
+            rounds.awaited,
+            scores_only=rounds.finished and rounds.window is not None,
+            open_=self.config.rounds.open and rounds.window is not None,
         )
 
     def _record(self, event: str, **entry: object) -> Record:
@@ -535,14 +511,8 @@ class Coordinator:
 
     def _state(self, now: float) -> AggregatorState:
         window = self._rounds.window
-        present, needed = len(self._roster.present(self.config.task)), self.config.rounds.min_nodes
-        doing = f"waiting for nodes: {present} of {needed} present"
-        if window is not None:
-            doing = "collecting scores" if self._rounds.finished else "collecting updates"
-        elif self._rounds.finished:
-            doing = "finished"
         state = self.voice.state(
-            self._rounds.number, self._version, doing, self._score, self._tally
+            self._rounds.number, self._version, self._rounds.doing, self._score, self._tally
         )
         if window is None:
             return state

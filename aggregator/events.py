@@ -52,6 +52,10 @@ class InboxDropped:
     messages: int
 
 
+OwnEvent = Recovered | Spooled | InboxDropped | Evaluated | EvaluationFailed
+"""What our own shell says."""
+
+
 # Effects
 
 

@@ -37,11 +37,41 @@ class Rounds:
         """Updates that a round is closed with before its deadline; of scores any are welcome."""
         return 1 if self.finished else self._config.rounds.min_updates
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing is asked of anybody any more, unless scores are still to come."""
+        return self.finished and self.window is None
+
+    @property
+    def doing(self) -> str:
+        """What people read of it."""
+        if self.window is not None:
+            return "collecting scores" if self.finished else "collecting updates"
+        if self.finished:
+            return "finished"
+        present, needed = len(self._present()), self._config.rounds.min_nodes
+        return f"waiting for nodes: {present} of {needed} present"
+
+    @property
+    def awaited(self) -> set[str]:
+        """Whom a manifest names: of the cohort, those who have not delivered."""
+        if self.window is None or self._config.rounds.open:
+            return set()
+        return self.window.missing(self._intake.in_hand)
+
+    def why_missing(self, why: Reason) -> dict[str, str]:
+        """Who did not deliver before the window closed, and why; nobody in particular is waited for
+        when anybody's updates make the goal.
+        """
+        if self.window is None or (self._config.rounds.open and why == "goal"):
+            return {}
+        return self.window.why_missing(self._intake.in_hand, self._roster)
+
     def begin(self, largest: int, now: float) -> Invitation | None:
         """Open the next round's window if enough nodes are here, naming `largest` of them at
         most.
         """
-        present = set(self._roster.present(self._config.task))
+        present = set(self._present())
         intake = self._intake
         if not self.finished:
             made = selection.invite(
@@ -70,7 +100,7 @@ class Rounds:
         """See who is here now. In an open round everybody is waited for; else late joiners take the
         places of members that are gone: the pairs (joiner, member).
         """
-        window, present = self.window, self._roster.present(self._config.task)
+        window, present = self.window, self._present()
         if window is None:
             return []
         if self._config.rounds.open:
@@ -95,3 +125,6 @@ class Rounds:
             self.window.deadline_at = now + self._config.rounds.deadline_s
         else:
             self.window = None
+
+    def _present(self) -> list[str]:
+        return self._roster.present(self._config.task)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+AT_ONCE_S = 2.0
+"""After a connection: until then comes what the broker retains."""
 REFUSALS_RECORDED = 100
 """Refusals that the journal names one by one between two versions; beyond that a peer could fill
 the disk."""

@@ -22,6 +22,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import assert_never
 
+from edge_node import following
 from edge_node.config import Config
 from edge_node.events import (
     Effect,
@@ -219,11 +220,12 @@ class Agent:
             self.memory = replace(self.memory, term=manifest.term, owner=manifest.owner)
             effects.append(Keep(self.memory))
         before = self._manifest
-        if before is not None and leader == known and _place(manifest) < _place(before):
+        place = following.place
+        if before is not None and leader == known and place(manifest) < place(before):
             return []  # a newer one overtook it
         self._manifest = manifest
         effects += self._follow(now)
-        if before is None or _came_anew(before, manifest):
+        if before is None or following.came_anew(before, manifest):
             # It may not have heard our birth. An offer comes after it.
             self._said = None
             self._say_from = now
@@ -350,7 +352,7 @@ class Agent:
         manifest = self._manifest
         if manifest is None:
             return []
-        objection = self._objection(manifest)
+        objection = following.objection(manifest, self._config)
         effects = self._drop_what_is_of_no_use(manifest, objection)
         if self._job is not None or not self._has_room(manifest):
             return effects
@@ -359,10 +361,10 @@ class Agent:
         if objection:
             return effects
         base, held = manifest, self._held
-        if fetched and held is not None and _close(held[0], manifest):
+        if fetched and held is not None and following.close(held[0], manifest):
             base = held[0]
         asked = self._is_asked(base)
-        current = held is not None and _model(held[0]) == _model(base)
+        current = held is not None and following.model(held[0]) == following.model(base)
         if current and asked and held is not None:
             self._job, self._job_round = base, base.round
             self._note = ""
@@ -378,13 +380,13 @@ class Agent:
         """
         effects: list[Effect] = []
         job, fetch = self._job, self._fetch
-        if job is not None and _work(job) == _work(manifest):
+        if job is not None and following.work(job) == following.work(manifest):
             self._job = manifest
-        elif job is not None and not _close(job, manifest):
+        elif job is not None and not following.close(job, manifest):
             self._job = None
             effects.append(StopTraining())
         if fetch is not None:
-            of_use = fetch.is_for(manifest) or _close(fetch.manifest, manifest)
+            of_use = fetch.is_for(manifest) or following.close(fetch.manifest, manifest)
             effects += self._end_fetch() if objection or not of_use else []
         return effects
 
@@ -393,7 +395,7 @@ class Agent:
         if manifest.plan.open:
             # A later round on the same model: whatever we gave for it was refused, or failed.
             again = later and not self.memory.entries
-            return again or _model(manifest) != self.memory.trained_on
+            return again or following.model(manifest) != self.memory.trained_on
         return self._config.name in manifest.plan.cohort and later
 
     def _has_room(self, manifest: Manifest) -> bool:
@@ -408,18 +410,6 @@ class Agent:
             and self._upload.has_arrived(entries[0])
             and used + manifest.size <= self._config.outbox_bytes
         )
-
-    def _objection(self, manifest: Manifest) -> str:
-        """Why this node takes no part in the run; empty when it does."""
-        if manifest.plan.task != self._config.task:
-            return f"set up for task {self._config.task!r}, the run is about {manifest.plan.task!r}"
-        if manifest.plan.compression not in compression.COMPRESSIONS:
-            return f"has no compression {manifest.plan.compression!r}"
-        if manifest.size > self._config.model_limit_bytes:
-            return f"the model of {manifest.size} bytes is over model_limit_bytes"
-        if manifest.size > self._config.outbox_bytes:
-            return f"an update of {manifest.size} bytes is over outbox_bytes"
-        return ""
 
     def _ask_for_chunks(self, now: float) -> list[Effect]:
         if self._fetch is None or not self._online:
@@ -490,34 +480,3 @@ class Agent:
         return [
             Publish(self._topics.state(self._config.name), codec.encode_json(state), retain=True)
         ]
-
-
-def _came_anew(before: Manifest, after: Manifest) -> bool:
-    """True when the aggregator started or connected again between the two."""
-    return (before.term, before.owner, before.boot, before.connection) != (
-        after.term,
-        after.owner,
-        after.boot,
-        after.connection,
-    )
-
-
-def _work(manifest: Manifest) -> tuple[bytes, int]:
-    """What a job is: the model that it starts from, and training or scores alone."""
-    return (manifest.model, manifest.plan.epochs)
-
-
-def _place(manifest: Manifest) -> tuple[int, int, int]:
-    """Where a manifest stands among those of its (term, owner): none of the three goes back."""
-    return (manifest.version, manifest.round, manifest.connection)
-
-
-def _model(manifest: Manifest) -> tuple[int, bytes]:
-    """Which model it is about."""
-    return (manifest.version, manifest.model)
-
-
-def _close(older: Manifest, newer: Manifest) -> bool:
-    """Whether an update trained for the older manifest may still be counted under the newer one."""
-    behind = newer.version - older.version
-    return 0 < behind <= newer.plan.max_staleness and older.owner == newer.owner
