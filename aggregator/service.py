@@ -31,9 +31,10 @@ from aggregator.journal import JOURNAL, Journal, read
 from aggregator.storage import Storage
 from shared import compression, disk, tasks
 from shared.errors import ConfigError
-from shared.events import Stopping, Tick
+from shared.events import Connected, Disconnected, Stopping, Tick
 from shared.inbox import Inbox
 from shared.link import Link
+from shared.notify import Supervisor
 from shared.params import Params
 from shared.topics import Topics
 from shared.transport import Transport
@@ -138,11 +139,11 @@ class Shell:
             self._pause(RETRY_S)
 
 
-def run(config: Config) -> None:
+def run(config: Config, supervisor: Supervisor) -> None:
     """Run the aggregator until its run is over or SIGTERM or Ctrl-C ends it. ConfigError when it
     cannot go on.
     """
-    with disk.hold(config.state_dir):
+    with disk.hold(config.state_dir), disk.needs_room(config.state_dir):
         task = tasks.find(config.task)
         journal = Journal(config.state_dir / JOURNAL)
         checkpoint = begin(config, journal, lambda: task.initial(config.seed))
@@ -157,6 +158,7 @@ def run(config: Config) -> None:
             inbox.put(Stopping())
 
         def pause(seconds: float) -> None:
+            supervisor.alive()  # it waits for room, it does not hang
             time.sleep(seconds)
             if asked_to_stop:
                 raise ConfigError(
@@ -174,8 +176,9 @@ def run(config: Config) -> None:
             shell.recover()
             link.open()
             try:
-                loop(shell, inbox)
+                loop(shell, inbox, supervisor)
             finally:
+                supervisor.stopping()
                 link.close(last=coordinator.last_words(time.monotonic()))
                 scorer.close()
     if shell.stopped is not None and shell.stopped.failure:
@@ -192,14 +195,21 @@ def _check_room(config: Config, parameters: int) -> None:
         )
 
 
-def loop(shell: Shell, inbox: Inbox[Event]) -> None:
+def loop(shell: Shell, inbox: Inbox[Event], supervisor: Supervisor) -> None:
     """Feed events as they come, and a Tick when the machine asked for one."""
     dropped = 0
     while shell.stopped is None:
         deadline = shell.coordinator.next_deadline()
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
-        event = inbox.get(pause) or Tick()
+        event = inbox.get(supervisor.pause(pause)) or Tick()
         shell.feed(event, more=not inbox.empty)
+        match event:
+            case Connected():
+                supervisor.ready()
+                _log.info("connected to the broker")
+            case Disconnected(reason):
+                _log.warning("%s", reason)
+        supervisor.alive()
         if inbox.dropped > dropped:
             news, dropped = inbox.dropped - dropped, inbox.dropped
             _log.warning("inbox full, %d messages dropped: raise limits.inbox_bytes", news)

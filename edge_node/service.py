@@ -27,10 +27,11 @@ from edge_node.events import (
 from edge_node.trainer import Trainer
 from shared import disk, tasks
 from shared.errors import ConfigError
-from shared.events import Stopping, Tick
+from shared.events import Connected, Stopping, Tick
 from shared.inbox import Inbox
 from shared.link import Link
 from shared.messages import STOPPED
+from shared.notify import Supervisor
 from shared.transport import Transport
 
 _log = logging.getLogger(__name__)
@@ -94,10 +95,10 @@ class Shell:
                 assert_never(effect)
 
 
-def run(config: Config) -> None:
+def run(config: Config, supervisor: Supervisor) -> None:
     """Run the node until SIGTERM or Ctrl-C ends it. ConfigError when it cannot go on."""
     samples.check(config)
-    with disk.hold(config.state_dir):
+    with disk.hold(config.state_dir), disk.needs_room(config.state_dir):
         memory = begin(config.state_dir)
         agent = Agent(config, memory, secrets.SystemRandom())
         inbox: Inbox[Event] = Inbox(config.inbox_bytes)
@@ -115,15 +116,9 @@ def run(config: Config) -> None:
         shell = Shell(agent, link, learner, config.state_dir, time.monotonic)
         link.open()
         try:
-            loop(shell, inbox)
-        except OSError as error:
-            if not disk.is_full(error):
-                raise
-            raise ConfigError(
-                f"state_dir: no room on the disk of {config.state_dir}: make some, then start the "
-                "node again; nothing is lost"
-            ) from error
+            loop(shell, inbox, supervisor)
         finally:
+            supervisor.stopping()
             # Who ends by itself has stopped; anything else is an accident, and may be back soon.
             ended_well = shell.stopped is not None and not shell.stopped.failure
             link.close(last=agent.will(agent.connection, STOPPED if ended_well else "offline"))
@@ -132,13 +127,17 @@ def run(config: Config) -> None:
         raise ConfigError(shell.stopped.failure)
 
 
-def loop(shell: Shell, inbox: Inbox[Event]) -> None:
+def loop(shell: Shell, inbox: Inbox[Event], supervisor: Supervisor) -> None:
     """Feed events as they come, and a Tick when the machine asked for one."""
     dropped = 0
     while shell.stopped is None:
         deadline = shell.agent.next_deadline()
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
-        shell.feed(inbox.get(pause) or Tick())
+        event = inbox.get(supervisor.pause(pause)) or Tick()
+        shell.feed(event)
+        if isinstance(event, Connected):
+            supervisor.ready()
+        supervisor.alive()
         if inbox.dropped > dropped:
             dropped = inbox.dropped
             _log.warning("inbox full, %d messages dropped: raise inbox_bytes", dropped)

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +25,20 @@ class CorruptFileError(Exception):
 def is_full(error: OSError) -> bool:
     """Whether a write failed for want of room, so that the same one may succeed later."""
     return error.errno in _FULL
+
+
+@contextmanager
+def needs_room(state_dir: Path) -> Iterator[None]:
+    """ConfigError in place of the OSError of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise ConfigError(
+            f"state_dir: no room on the disk of {state_dir}: make some, then start again; nothing "
+            "is lost"
+        ) from error
 
 
 def write_sealed(path: Path, body: bytes) -> None:

@@ -81,6 +81,7 @@ SHELLS = {
     "shared.command",
     "shared.disk",
     "shared.inbox",
+    "shared.notify",
     "shared.session",
     "shared.transport",
 }

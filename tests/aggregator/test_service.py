@@ -25,6 +25,7 @@ from shared import disk as disk_module
 from shared.errors import ConfigError
 from shared.events import Connected, Received, Tick
 from shared.messages import AggregatorState, Manifest, NodeState, Offer, Receipt
+from shared.notify import Supervisor
 from shared.params import from_tensors
 from shared.topics import Topics
 
@@ -485,7 +486,7 @@ def test_an_aggregator_that_is_stopped_while_the_disk_is_full_says_so_in_one_lin
     config = Config.model_validate({"state_dir": tmp_path, **settings})
     try:
         with pytest.raises(ConfigError, match=r"state_dir: stopped while the disk of .* is full"):
-            service.run(config)
+            service.run(config, Supervisor({}))
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)

@@ -1,0 +1,71 @@
+"""What a service tells whoever supervises it, in systemd's words: sd_notify(3).
+
+The protocol is a datagram of KEY=VALUE lines to the socket that NOTIFY_SOCKET names; without that
+variable nothing is said. systemd's own manual gives these few lines in place of a library.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+_log = logging.getLogger(__name__)
+
+_LONGEST = 200
+"""Characters of a status line."""
+
+
+class Supervisor:
+    """systemd, or whatever else listens to how this service does."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Takes NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID from `environ`."""
+        address = environ.get("NOTIFY_SOCKET", "")
+        # The first byte of an abstract address is a zero, which no variable can hold.
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        patience_s = int(environ.get("WATCHDOG_USEC", "0")) / 1e6 if ours and address else 0.0
+        self.interval_s = patience_s / 3 or None
+        """How often `alive` must be said; None: nobody waits for it."""
+        self._due = 0.0
+        self._is_ready = False
+
+    def ready(self) -> None:
+        """The service does its work from now on; only the first time counts."""
+        if not self._is_ready:
+            self._is_ready = True
+            self._say("READY=1")
+
+    def alive(self) -> None:
+        """The loop goes round. Said by the loop itself, and as often as anybody needs to hear."""
+        now = time.monotonic()
+        if self.interval_s is not None and now >= self._due:
+            self._due = now + self.interval_s / 2
+            self._say("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """The service says goodbye and ends."""
+        self._say("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """A line on how it does, for `systemctl status`."""
+        self._say(f"STATUS={text.partition(chr(10))[0][:_LONGEST]}")
+
+    def pause(self, wanted_s: float | None) -> float | None:
+        """The longest pause that a loop may make which has nothing to do for `wanted_s` (None: at
+        all).
+        """
+        return min((each for each in (wanted_s, self.interval_s) if each is not None), default=None)
+
+    def _say(self, words: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(1)
+            try:
+                channel.connect(self._address)
+                channel.send(words.encode())
+            except OSError as error:
+                # Whoever supervises us is gone or stuck: no reason to stop the work.
+                _log.debug("cannot notify %s: %s", self._address, error)
