@@ -211,9 +211,11 @@ class Coordinator:
         self._tally.broker_total = None  # it may have been started anew
         self._roster.doubt_all(now)
         self._bulletin.all_new()
+        subscribe = self.voice.connected(event)
+        self._rounds.fit(self.voice.largest_cohort, now)
         effects: list[Effect] = [
             Save(self.snapshot()),
-            self.voice.connected(event),
+            subscribe,
             *self.voice.model(self._release),
             self._publish_manifest(),
         ]
@@ -320,13 +322,7 @@ class Coordinator:
             if reply.refused is None:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])
-            window = self._rounds.window
-            # Of this round, by the node that was born here: not noise in its name.
-            its_own = reply.refused.round == self._rounds.number and self._roster.knows(
-                reply.node, reply.refused.state_id
-            )
-            if window and reply.node in window.asked and its_own:
-                window.refused[reply.node] = reply.receipt.reason
+            self._rounds.refused(reply.node, reply.refused, reply.receipt.reason)
             self._tally.refused += 1
             if self._tally.refused <= REFUSALS_RECORDED:
                 effects.append(

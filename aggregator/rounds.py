@@ -7,6 +7,7 @@ from aggregator.roster import Roster
 from aggregator.selection import Invitation
 from aggregator.window import Reason, Window
 from shared.compression import EMPTY
+from shared.messages import Offer
 
 
 class Rounds:
@@ -125,6 +126,22 @@ class Rounds:
             self.window.deadline_at = now + self._config.rounds.deadline_s
         else:
             self.window = None
+
+    def refused(self, node: str, offer: Offer, reason: str) -> None:
+        """Take note that a member makes no other update for this round; from the node that was born
+        here, so that noise in its name is none.
+        """
+        if self.window is None or node not in self.window.asked or offer.round != self.number:
+            return
+        if self._roster.knows(node, offer.state_id):
+            self.window.refused[node] = reason
+
+    def fit(self, largest: int, now: float) -> None:
+        """Carry over to a smaller round when a manifest cannot name everybody who is awaited: after
+        a restart a packet may hold less.
+        """
+        if len(self.awaited) > largest:
+            self.carry_over(now)
 
     def _present(self) -> list[str]:
         return self._roster.present(self._config.task)

@@ -26,6 +26,7 @@ from aggregator.events import (
     Spooled,
 )
 from shared import chunks, codec
+from shared.config import Broker
 from shared.events import Connected, Disconnected, Received, Tick
 from shared.messages import Manifest, NodeState, Offer, Receipt
 from shared.params import Params, Spec
@@ -572,3 +573,24 @@ def test_after_a_restart_the_same_cohort_is_asked_and_not_drawn_anew() -> None:
 
 def plain(message: object) -> dict[str, Any]:
     return {field.name: getattr(message, field.name) for field in fields(message)}  # type: ignore[arg-type]
+
+
+def test_a_cohort_that_a_smaller_packet_cannot_name_is_asked_in_a_smaller_round() -> None:
+    names = [f"{'n' * 60}{i:03}" for i in range(260)]
+    settings = config(Rounds(min_nodes=260), max_nodes=300)
+    first = Coordinator(settings, FRESH, 0.0)
+    fed(first, Connected(1, 2**20))
+    for name in names:
+        fed(first, born(name))
+    assert len(first.snapshot().asked) == 260
+
+    smaller = settings.model_copy(update={"broker": Broker(packet_limit_bytes=2**14)})
+    again = Coordinator(smaller, first.snapshot(), 0.0)
+    effects = fed(again, Connected(1, 2**14))
+    for name in names:
+        effects += fed(again, born(name))
+    packets = [effect for effect in effects if isinstance(effect, Publish)]
+    assert max(len(packet.payload) for packet in packets) <= 2**14
+    assert again.snapshot().round == 2
+    assert set(again.snapshot().asked) < set(names)
+    assert len(again.snapshot().asked) == again.voice.largest_cohort
