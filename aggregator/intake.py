@@ -247,7 +247,8 @@ class Intake:
 
     def _welcome(self, node: str, offer: Offer, now: float) -> list[Answer]:
         if not self._has_room(node, offer):
-            self._uploads.wait(node, offer)
+            # Without what rode in it: that is asked for at its turn, and counts as an upload then.
+            self._uploads.wait(node, replace(offer, body=None))
             return []
         if offer.body is not None:
             return [self._take(node, offer, offer.body)]
