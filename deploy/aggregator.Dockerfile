@@ -1,7 +1,7 @@
 # A Midge aggregator. Build it from the top folder of the repository:
 #     docker build -t midge-aggregator -f deploy/aggregator.Dockerfile .
 # Any base will do for amd64 and arm64 that has Python 3.11 and its module venv.
-# node.Dockerfile differs only below the line FROM $BASE: what is above it is built once for both.
+# node.Dockerfile differs only at its end: the large layers are built, stored and pulled once for both.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM $BASE AS packages
@@ -19,7 +19,10 @@ RUN python3 -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))[
     && pip/bin/pip --python /opt/midge install -r needs.txt -c constraints.txt $index \
     && if pip/bin/pip --python /opt/midge list | grep -i ^nvidia; then \
         echo "CUDA came in, gigabytes that nobody uses here: give --build-arg TORCH_INDEX=... with a CPU build" >&2; \
-        exit 1; fi
+        exit 1; fi \
+    # What torch brings for tests of itself and for compilers: a fifth of the image.
+    && cd /opt/midge/lib/python3*/site-packages/torch && rm -rf test include \
+    && find bin -type f ! -name torch_shm_manager -delete
 
 FROM packages AS code
 COPY README.md LICENSE ./
@@ -30,15 +33,16 @@ COPY shared shared
 RUN pip/bin/pip --python /opt/midge install --no-deps --prefix /code .
 
 FROM $BASE
-LABEL org.opencontainers.image.title="Midge aggregator" \
-      org.opencontainers.image.description="Federated learning over MQTT" \
-      org.opencontainers.image.licenses="Apache-2.0"
 # A number that stays, for who mounts folders: they must let it in.
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin midge \
     && install -d -o midge -g midge -m 0700 /var/lib/midge /var/cache/midge \
     && install -d /etc/midge
 COPY --from=packages /opt/midge /opt/midge
 COPY --from=code /code /opt/midge
+# From here on the two images differ.
+LABEL org.opencontainers.image.title="Midge aggregator" \
+      org.opencontainers.image.description="Federated learning over MQTT" \
+      org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/midge/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,5 +1,5 @@
-"""What a service tells whoever supervises it: systemd, in the words of sd_notify(3), or a container's
-health check.
+"""What a service tells whoever supervises it: systemd, in the words of sd_notify(3), or the health
+check of a container.
 
 The protocol is a datagram of KEY=VALUE lines to the socket that NOTIFY_SOCKET names; without that
 variable nothing is said. systemd's own manual gives these few lines in place of a library. A
