@@ -56,7 +56,7 @@ WORKDIR /etc/midge
 # What must outlive the container, and data that built-in tasks download.
 VOLUME ["/var/lib/midge", "/var/cache/midge"]
 # The service's own loop touches the file as long as the broker is connected; hung or cut off, it grows old.
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=2 \
     CMD find "$MIDGE_HEALTH_FILE" -newermt "-30 seconds" | grep -q .
 STOPSIGNAL SIGTERM
 # Not through a shell, which would keep the signal to itself.
