@@ -26,7 +26,7 @@ PATIENCE_S = 120.0
 
 
 class Compose:
-    """`docker-compose` with the file, and a second one: our label, and checks of health that come soon."""
+    """`docker-compose` with the file, and a second one: our label, health checked often."""
 
     def __init__(self, project: str, label: str, home: Path, data: Path) -> None:
         labels = {"labels": [label]}
