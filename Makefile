@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-brokers docker docker-tools docker-engine check bench bench-reliability chaos results results-quick \
-    clean broker other-brokers
+    arm64 clean broker other-brokers
 
 PYTHON ?= python3
 DEMO_ARGS ?=
@@ -61,6 +61,11 @@ bench-reliability: venv broker ## measure disk, bad links, restarts and slow nod
 	$(VENV)/bin/python -m benchmarks.slow_link
 	$(VENV)/bin/python -m benchmarks.restart
 	$(VENV)/bin/python -m benchmarks.asynchronous_pays
+
+arm64: venv broker ## prove a node on arm64, by emulation; needs root, and ten minutes the first time
+	@dpkg-query -W debootstrap qemu-user-static binfmt-support >/dev/null 2>&1 || { \
+	    $(call install,make arm64,debootstrap qemu-user-static binfmt-support); }
+	tests/tools/arm64_proof.sh
 
 KILLS ?= 100
 SEED ?= 1

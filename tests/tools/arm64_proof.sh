@@ -14,12 +14,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+for program in debootstrap update-binfmts qemu-aarch64-static; do
+    if [[ $EUID != 0 ]] || ! command -v "$program" >/dev/null; then
+        echo "$0 needs root, debootstrap, binfmt-support and qemu-user-static" >&2
+        exit 1
+    fi
+done
+
 # What is mounted below is seen by this process alone, and goes with it.
 if [[ -z ${MIDGE_MOUNTS_ARE_PRIVATE:-} ]]; then
     MIDGE_MOUNTS_ARE_PRIVATE=1 exec unshare --mount bash "tests/tools/$(basename "$0")" "$@"
 fi
 
-root=$(realpath -m "${1:-runs/arm64}")
+root=$(realpath -m "${1:-runs/arm64}")/debian
 ours=$(mktemp -d)
 
 end() {
