@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'make demo DEMO_ARGS="--nodes 5"    make test PYTEST_ARGS="-m system -x"'
 
