@@ -1,4 +1,4 @@
-"""docs/operations.md keeps up with the program: lines of the log that it explains are still said."""
+"""docs/operations.md keeps up with the program: what it explains of the log is still said."""
 
 import ast
 import re
@@ -26,14 +26,19 @@ def explained() -> list[str]:
     ]
 
 
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
 def said() -> str:
     """Every text in the source: an f-string's parts, names and numbers left out, one a line."""
-    texts = []
-    for package in ("shared", "aggregator", "edge_node"):
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    texts.append(re.sub(r"%[sd]", "\n", node.value))
+    paths = [path for package in ("shared", "aggregator", "edge_node") for path in files(package)]
+    texts = [
+        re.sub(r"%[sd]", "\n", node.value)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     return "\n".join(texts)
 
 
