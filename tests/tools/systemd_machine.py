@@ -38,7 +38,8 @@ _RUN = [
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "DAC_READ_SEARCH"),
     *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
     *("--tmpfs", "/run:rw,mode=755", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"),  # noqa: S108 - in there
-    *("--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--env", "container=docker"),
+    *("--cgroupns", "host", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw"),
+    *("--env", "container=docker"),
 ]
 # systemd hands credentials to a service through a mount, which must spread.
 _INIT = ["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd"]
