@@ -213,6 +213,7 @@ def test_a_fleet_waits_for_its_broker(field: Field) -> None:
         warnings = field.journal(unit, "--priority=warning")
         assert warnings
         assert all("next try in" in line for line in warnings)
+        assert "version" in field.show(unit, "StatusText")[0]
 
 
 def test_a_stop_is_a_goodbye(field: Field) -> None:
@@ -288,14 +289,15 @@ def test_a_broker_of_a_stranger_is_not_believed(field: Field, tmp_path: Path) ->
     field.until(NODE, "counted in version")
 
 
-def test_a_start_that_takes_too_long_is_tried_again(field: Field) -> None:
-    field.override(NODE, "TimeoutStartSec=3")
+@pytest.mark.parametrize("unit", [AGGREGATOR, NODE])
+def test_a_start_that_takes_too_long_is_tried_again(field: Field, unit: str) -> None:
+    field.override(unit, "TimeoutStartSec=3")
     field.run("systemctl", "stop", "mosquitto")
-    field.start(NODE)
-    field.until(NODE, "start operation timed out")
-    field.until(NODE, "restart counter is at 1")
+    field.start(unit)
+    field.until(unit, "start operation timed out")
+    field.until(unit, "restart counter is at 1")
     field.run("systemctl", "start", "mosquitto")
-    field.starts(NODE)
+    field.starts(unit)
 
 
 def test_a_key_that_is_missing_is_waited_for(field: Field) -> None:
