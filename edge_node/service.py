@@ -138,6 +138,7 @@ def loop(shell: Shell, inbox: Inbox[Event], supervisor: Supervisor) -> None:
         match event:
             case Connected():
                 supervisor.ready()
+                _log.info("connected to the broker")
             case Disconnected():
                 supervisor.lost()
         supervisor.alive()
