@@ -2,7 +2,7 @@
 
     pki/ca.pem, ca.key, crl.pem    the authority, and what it took back
     pki/register.json              what it has signed, for which run and which hosts
-    pki/broker/                    for /etc/mosquitto: certificate, midge.conf and acl
+    pki/broker/                    for /etc/mosquitto: certificate, configuration and access rules
     pki/aggregator/                certificate and aggregator.toml
     pki/nodes/NAME/                certificate and node.toml
 
@@ -118,6 +118,7 @@ class Folders:
         names = tuple(dict.fromkeys((*named, *_HERE)))
         self._issue(folder, named[0], "broker", days, names)
         _starter(folder / "midge.conf", _shipped("field.conf"))
+        _starter(folder / "websockets.conf", _shipped("websockets.conf"))
         _starter(folder / "acl", _shipped("acl"))
         self._publish_revocations()
         return folder
