@@ -69,7 +69,7 @@ class Folders:
     @classmethod
     def create(cls, home: Path, run: str, hosts: Sequence[str], now: datetime, days: int) -> Self:
         """A new authority, and the broker's folder."""
-        if not re.match(RUN_NAME, run):
+        if not re.fullmatch(RUN_NAME, run):
             raise ConfigError(f"--run: {run!r} is no name: letters, digits, _ . - and no more")
         _check_hosts(hosts)
         if any((home / name).exists() for name in ("ca.key", "ca.pem", "register.json")):
@@ -134,7 +134,7 @@ class Folders:
     def nodes(self, names: Sequence[str], days: int, *, renew: bool) -> list[Path]:
         """A certificate for each of these nodes, and settings to begin with."""
         for name in names:
-            if not re.match(RUN_NAME, name):
+            if not re.fullmatch(RUN_NAME, name):
                 raise ConfigError(f"{name!r} is no name: letters, digits, _ . - and no more")
             if name == AGGREGATOR:
                 raise ConfigError(f"{name} is the aggregator's name: choose another for a node")

@@ -200,7 +200,7 @@ def doctor(
     from shared.topics import RUN_NAME
 
     for option, name in {"--run": run, "--node": node}.items():
-        if name is not None and not re.match(RUN_NAME, name):
+        if name is not None and not re.fullmatch(RUN_NAME, name):
             raise ConfigError(f"{option}: {name!r} is no name: letters, digits, _ . - and no more")
     if node is not None and aggregator:
         raise ConfigError("--node and --aggregator: give one of them")
