@@ -5,6 +5,7 @@ forbid is refused, what they allow works.
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -15,17 +16,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 from field import SHIPPED, FieldBroker, authority, folder
+from link_peer import Peer
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from midge.authority import new_serial
+from midge.authority import Pair, new_serial
 from midge.certs import Folders
 from midge.probe import LinkError, Probe
 from shared.config import Broker
+from shared.events import Connected, Disconnected
 from shared.topics import DOCTOR, TOPICS, Topics
 
 if TYPE_CHECKING:
     MakeField = Callable[..., FieldBroker]
 
 pytestmark = pytest.mark.system
+
+paho_forgets_a_socket = pytest.mark.filterwarnings("ignore:Exception ignored in.*SSLSocket")
 
 RUN = Topics("test")
 FENCE = f"{DOCTOR}/fence"
@@ -168,6 +175,89 @@ def test_revoking_takes_a_reload_and_ends_what_stands_only_by_a_restart(
     broker.kill()
     broker.start()
     assert "has revoked our certificate" in refusal(ours)
+
+
+# Whom we trust
+
+
+@pytest.fixture
+def broker_with(field: "MakeField", pki: Path, tmp_path: Path) -> Callable[[Pair], FieldBroker]:
+    """Starts the broker with another certificate."""
+
+    def start(pair: Pair) -> FieldBroker:
+        mine = tmp_path / "broker"
+        shutil.copytree(pki / "broker", mine)
+        (mine / "cert.pem").write_bytes(pair.certificate)
+        (mine / "key.pem").write_bytes(pair.key)
+        return field("field.conf", folder=mine)
+
+    return start
+
+
+def broker_pair(pki: Path, now: datetime, host: str = "127.0.0.1") -> Pair:
+    return authority(pki).issue(host, new_serial(), now, 90, "broker", [host])[0]
+
+
+@paho_forgets_a_socket
+def test_a_broker_whose_certificate_expired_is_told_with_the_remedy(
+    broker_with: Callable[[Pair], FieldBroker], pki: Path
+) -> None:
+    broker = broker_with(broker_pair(pki, NOW - timedelta(days=100)))
+    told = refusal(broker.known(party(pki, "kitchen")))
+    assert f"has expired by our clock, {NOW:%Y-%m-%d}" in told
+    assert "midge certs broker --renew" in told
+    assert "set this clock" in told
+
+
+@paho_forgets_a_socket
+def test_a_broker_from_another_authority_is_not_trusted(
+    field: "MakeField", pki: Path, tmp_path: Path
+) -> None:
+    elsewhere = Folders.create(tmp_path / "elsewhere", "test", ["127.0.0.1"], NOW, 10)
+    told = refusal(
+        field("field.conf", folder=elsewhere.home / "broker").known(party(pki, "kitchen"))
+    )
+    assert f"is not from the authority in {party(pki, 'kitchen')}/ca.pem" in told
+
+
+@paho_forgets_a_socket
+def test_a_broker_with_a_certificate_for_another_host_is_not_trusted(
+    broker_with: Callable[[Pair], FieldBroker], pki: Path
+) -> None:
+    broker = broker_with(broker_pair(pki, NOW, "broker.local"))
+    told = refusal(broker.known(party(pki, "kitchen")))
+    assert "its certificate is not for 127.0.0.1" in told
+    assert "midge certs broker --renew --host 127.0.0.1" in told
+
+
+@paho_forgets_a_socket
+def test_with_a_clock_that_is_behind_we_wait_and_say_so(
+    broker_with: Callable[[Pair], FieldBroker], pki: Path, peer: Callable[..., Peer]
+) -> None:
+    broker = broker_with(broker_pair(pki, NOW + timedelta(days=3)))
+    early = peer(broker.known(party(pki, "kitchen")), "kitchen")
+    for _ in range(3):
+        told = early.next(Disconnected).reason
+        assert f"not valid yet by our clock, {NOW:%Y-%m-%d}: set this clock" in told
+        assert "next try in" in told
+
+
+def test_a_certificate_that_goes_bad_later_is_told_and_tried_again(
+    field: "MakeField", pki: Path, tmp_path: Path, peer: Callable[..., Peer]
+) -> None:
+    mine = tmp_path / "pki"
+    shutil.copytree(pki, mine)
+    broker = field("field.conf", folder=mine / "broker")
+    cellar = peer(broker.known(mine / "nodes" / "cellar"), "cellar")
+    cellar.next(Connected)
+    folders = Folders.open(mine, NOW)
+    folders.revoke("cellar")
+    broker.kill()
+    broker.start()
+    while "has revoked our certificate" not in cellar.next(Disconnected).reason:
+        pass
+    folders.nodes(["cellar"], 90, renew=True)
+    cellar.next(Connected)
 
 
 # Who may write what
@@ -314,6 +404,41 @@ def test_with_passwords_nobody_else_is_let_in(with_passwords: FieldBroker, pki: 
     ):
         told = refusal(with_passwords.settings(ca_file=pki / "ca.pem", **who))
         assert "check broker.username and broker.password" in told
+
+
+# Websockets
+
+
+def over_websockets(broker: FieldBroker, ours: Path | None, ca_file: Path) -> list[str]:
+    """Answers to CONNECT, to a message to kitchen's own topic, and to one to another's."""
+    answers: list[str] = []
+    client = Client(
+        CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, transport="websockets"
+    )
+    context = ssl.create_default_context(cafile=ca_file)
+    if ours is not None:
+        context.load_cert_chain(ours / "cert.pem", ours / "key.pem")
+    client.tls_set_context(context)
+    client.on_connect = lambda _, __, ___, code, ____: answers.append(str(code))
+    client.on_publish = lambda _, __, ___, code, ____: answers.append(str(code))
+    client.connect(broker.host, broker.websockets_port)
+    for topic in (RUN.offer("kitchen"), RUN.offer("cellar")):
+        client.publish(topic, b"", qos=1)
+    end = time.monotonic() + 10
+    while len(answers) < 3 and time.monotonic() < end:
+        client.loop(0.1)
+    client.disconnect()
+    return answers
+
+
+@paho_forgets_a_socket
+def test_over_websockets_the_same_rules_hold(field: "MakeField", pki: Path) -> None:
+    broker = field("field.conf", "websockets.conf")
+    answers = over_websockets(broker, party(pki, "kitchen"), pki / "ca.pem")
+    assert answers == ["Success", "No matching subscribers", "Not authorized"]
+    with pytest.raises(OSError, match=r"(?i)certificate required|EOF"):
+        over_websockets(broker, None, pki / "ca.pem")
+    # A revoked certificate is let in there before Mosquitto 2.1, as the file says.
 
 
 # The files

@@ -4,7 +4,9 @@ Only ports, the folder of the files that they name, and the user are a test's.
 """
 
 import getpass
+import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,13 +40,26 @@ class FieldBroker(Mosquitto):
         # As root it would become another user, who may not read the folders of a test.
         self._config.write_text(f"{text}\nuser {getpass.getuser()}\n")
         RealBroker.start(self)
+        if any(file.name == "websockets.conf" for file in self.files):
+            self._await(self._websockets_open, "its second port")
 
     def until(self, words: str) -> None:
         """Wait for a line of its log."""
+        log = self.home / "broker.log"
+        self._await(lambda: words in log.read_text(), f"{words!r} in the log")
+
+    def _websockets_open(self) -> bool:
+        try:
+            socket.create_connection((self.host, self.websockets_port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _await(self, look: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + 10
-        while words not in (self.home / "broker.log").read_text():
-            assert time.monotonic() < end, f"no {words!r} in the log"
-            time.sleep(0.01)  # Nobody tells when a file grows.
+        while not look():
+            assert time.monotonic() < end, f"waited for {what}"
+            time.sleep(0.01)  # Nobody tells when a file grows or a port opens.
 
     def known(self, folder: Path, **changes: object) -> Broker:
         """How to reach it with the certificate in a folder."""
