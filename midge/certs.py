@@ -20,14 +20,13 @@ from typing import Literal, Self
 
 from pydantic import ValidationError
 
+from midge.access import AGGREGATOR
 from midge.authority import Authority, Pair, is_address, new_serial
 from shared.config import Settings
 from shared.disk import sync_names
 from shared.errors import ConfigError
 from shared.topics import RUN_NAME
 
-AGGREGATOR = "midge-aggregator"
-"""The aggregator's name to the broker, which the access rules know."""
 TLS_PORT = 8883
 
 _HERE = ("localhost", "127.0.0.1", "::1")  # so that its own machine can try the broker too

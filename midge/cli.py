@@ -214,7 +214,9 @@ def doctor(
         protocol=protocol,
         packet_limit_bytes=packet_limit,
     )
-    role = access.Role(run, node, username, known=bool(username or cert_file))
+    # The name in a certificate of ours is that of the party.
+    user = username or ((node or access.AGGREGATOR) if cert_file else None)
+    role = access.Role(run, node, user, known=user is not None)
     interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     console = Console()
     with console.status("") as line:

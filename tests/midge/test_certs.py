@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 from aggregator.config import Config as AggregatorConfig
 from edge_node.config import Config as NodeConfig
 from midge import cli
-from midge.access import Role
+from midge.access import AGGREGATOR, Role
 from midge.authority import Authority
-from midge.certs import AGGREGATOR, Folders
+from midge.certs import Folders
 from shared import certificates, config
 from shared.errors import ConfigError
 from shared.topics import BROKER_DROPPED, DOCTOR, ROOT, TOPICS, Rule

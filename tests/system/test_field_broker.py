@@ -20,6 +20,7 @@ from link_peer import Peer
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from midge import lifetimes
 from midge.authority import Pair, new_serial
 from midge.certs import Folders
 from midge.probe import LinkError, Probe
@@ -368,6 +369,23 @@ def test_the_doctor_finds_nothing_wrong(field: "MakeField", pki: Path, who: str)
     assert done.returncode == 0, done.stdout
     assert not re.search(r"  (wrong|warning|not tested)  ", done.stdout), done.stdout
     assert "cannot write them" in done.stdout
+    for whose in ("broker's", "our"):
+        assert re.search(
+            rf"{whose} certificate +ok +valid until \d+-\d+-\d+, 82[45] days", done.stdout
+        )
+
+
+def test_the_doctor_warns_of_certificates_that_end_soon(
+    field: "MakeField", pki: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "pki"
+    shutil.copytree(pki, mine)
+    folders = Folders.open(mine, NOW)
+    folders.broker([], 20, renew=True)
+    (kitchen,) = folders.nodes(["kitchen"], 10, renew=True)
+    found = lifetimes.examine(field("field.conf", folder=mine / "broker").known(kitchen), NOW)
+    assert [one.verdict for one in found] == ["warning", "warning"]
+    assert [one.figure.split(", ")[1] for one in found] == ["19 days", "9 days"]
 
 
 # Passwords in place of certificates
