@@ -29,6 +29,8 @@ COPY README.md LICENSE ./
 COPY aggregator aggregator
 COPY edge_node edge_node
 COPY midge midge
+# Linked from midge/.
+COPY mosquitto mosquitto
 COPY shared shared
 RUN pip/bin/pip --python /opt/midge install --no-deps --prefix /code .
 
