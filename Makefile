@@ -1,7 +1,7 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-brokers check bench bench-reliability chaos results results-quick \
+.PHONY: help venv demo test test-brokers docker docker-tools docker-engine check bench bench-reliability chaos results results-quick \
     clean broker other-brokers
 
 PYTHON ?= python3
@@ -12,6 +12,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BROKERS ?= mosquitto rabbitmq nats amqtt
 BROKER_REPORTS := runs/brokers
+DOCKERD_LOG := runs/dockerd.log
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -39,6 +40,9 @@ test-brokers: venv broker other-brokers ## the system tests on Mosquitto, Rabbit
 	        --timeout 300 -rsxX --junitxml $(BROKER_REPORTS)/$$name.xml $(PYTEST_ARGS) || failed=1; \
 	done; \
 	$(VENV)/bin/python tests/tools/brokers_page.py $(BROKER_REPORTS) docs/brokers.md && test -z "$$failed"
+
+docker: venv broker docker-engine ## what the container tests need: an engine, started if need be, and images
+	$(VENV)/bin/python tests/tools/images.py
 
 check: venv ## format, lint, types and the fast tests
 	$(VENV)/bin/ruff format --check
@@ -122,14 +126,35 @@ other-brokers:
 	@command -v rabbitmq-server >/dev/null || { $(call install,make test-brokers,rabbitmq-server); \
 	    if [ -d /run/systemd/system ]; then $$root systemctl disable rabbitmq-server; fi; }
 
+# Since Debian 13 the command `docker` is a package of its own.
+docker-tools:
+	@command -v dockerd >/dev/null || { $(call install,make docker,docker.io); }
+	@command -v docker >/dev/null || { $(call install,make docker,docker-cli); }
+	@command -v docker-compose >/dev/null || { $(call install,make docker,docker-compose); }
+	@command -v debootstrap >/dev/null || { $(call install,make docker,debootstrap); }
+
+# Without systemd the engine goes on when make has ended; kill "$(cat /var/run/docker.pid)" ends it.
+ANSWERS := docker version --format '{{.Server.Version}}'
+docker-engine: docker-tools
+	@if $(ANSWERS) >/dev/null 2>&1; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then root=; else root='sudo -n'; fi; \
+	if [ -d /run/systemd/system ]; then $$root systemctl start docker && $(ANSWERS); exit; fi; \
+	mkdir -p runs; echo 'Starting dockerd; its log is $(DOCKERD_LOG)'; \
+	setsid $$root dockerd --group "$$(id -gn)" >$(DOCKERD_LOG) 2>&1 </dev/null & \
+	until $(ANSWERS) 2>/dev/null; do \
+	    kill -0 $$! 2>/dev/null || { \
+	        echo 'dockerd has ended; the last that it wrote:'; tail -n 40 $(DOCKERD_LOG); exit 1; } >&2; \
+	    sleep 0.2; \
+	done
+
 # What it is for, and a package of Debian's.
 # A failed update is no end: often it is some other source that does not answer.
 define install
 if ! command -v apt-get >/dev/null; then \
-    echo '$(1) needs a broker: install $(2), then try again' >&2; exit 1; fi; \
+    echo '$(1) needs the package $(2): install it, then try again' >&2; exit 1; fi; \
 if [ "$$(id -u)" = 0 ]; then root=; \
 elif sudo -n true 2>/dev/null; then root='sudo -n'; \
-else echo '$(1) needs a broker; type: sudo apt-get install $(2)' >&2; exit 1; fi; \
+else echo '$(1) needs a package; type: sudo apt-get install $(2)' >&2; exit 1; fi; \
 set -ex; \
 $$root apt-get update -qq || true; \
 $$root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import engine
 import pytest
 from link_peer import Peer
 from real_brokers import BROKERS, Mosquitto, RabbitMq, RealBroker
@@ -45,6 +46,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if name in marker.kwargs:
                 item.add_marker(pytest.mark.xfail(reason=f"{title} {marker.kwargs[name]}"))
     config.hook.pytest_deselected(items=others)
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[str]:
+    """The label for containers and networks of a test: what carries it is gone in the end.
+
+    Where no engine answers it skips; MIDGE_NEEDS_DOCKER=1 makes that a failure.
+    """
+    if lacking := engine.lacks():
+        if os.environ.get("MIDGE_NEEDS_DOCKER"):
+            pytest.fail(lacking)
+        pytest.skip(lacking)
+    engine.remove_leftovers()
+    yield engine.LABEL
+    engine.remove(engine.LABEL)
 
 
 @pytest.fixture(scope="session")
