@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from midge import options
+from midge import certs_commands, options
 from midge.laboratory import commands
 from midge.options import INTERRUPTED, DataDir, interrupt_on
 from shared.errors import ConfigError
@@ -300,4 +300,5 @@ def replay(
         raise typer.Exit(1)
 
 
+certs_commands.register(app)
 commands.register(app)  # after the others: a newcomer reads from the top
