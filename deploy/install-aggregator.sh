@@ -91,18 +91,28 @@ find_out() {
     ask run 'name of the federation' lab '--run RUN'
 }
 
+# What is not there yet; the paths that `midge certs` says are for those who go on by hand.
 make_certificates() {
     local name options=()
     if [ ! -f "$certificates/ca.pem" ]; then
         for name in "${hosts[@]}"; do options+=(--host "$name"); done
-        as_caller "$program/bin/midge" certs init "${options[@]}" --run "$run" --out "$certificates" ||
-            die "made no certificates: see above"
+        make_folder "$certificates: the authority, and the broker's for ${hosts[*]}" init "${options[@]}" --run "$run"
+    fi
+    if [ ! -f "$certificates/aggregator/cert.pem" ]; then
+        make_folder "$certificates/aggregator" aggregator
     fi
     for name in "${nodes[@]}"; do
-        if [ ! -d "$certificates/nodes/$name" ]; then
-            as_caller "$program/bin/midge" certs node "$name" --out "$certificates" || die "made no folder for $name: see above"
+        if [ ! -f "$certificates/nodes/$name/cert.pem" ]; then
+            make_folder "$certificates/nodes/$name" node "$name"
         fi
     done
+}
+
+make_folder() { # what, arguments of midge certs
+    local what=$1
+    shift
+    as_caller "$program/bin/midge" certs "$@" --out "$certificates" >/dev/null || die "made no $what: see above"
+    say "made $what"
 }
 
 put_broker() {

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154 # used and set by those who source it
 # What install-node.sh and install-aggregator.sh share: looking first, the program in /opt/midge, files with
 # their modes, the service. Each sets `side` (node or aggregator) and sources this file.
 #
@@ -34,8 +34,7 @@ yes=
 uninstall=
 purge=
 
-# What this run has changed, and what the service therefore needs.
-changed=
+# Something of the service has changed.
 restart=
 
 say() { printf '%s\n' "$*"; }
@@ -48,7 +47,7 @@ die() {
 has_systemd() { [ -d /run/systemd/system ]; }
 
 # What an option needs behind it: need_value "$@"
-need_value() { [ $# -ge 2 ] && [ -n "$2" ] || die "$1 needs a value: see $0 -h"; }
+need_value() { [[ $# -ge 2 && -n "$2" ]] || die "$1 needs a value: see $0 -h"; }
 
 # Ask for a setting that was not given: variable, question, suggestion, option.
 ask() {
@@ -75,7 +74,7 @@ check_machine() {
         armhf) die "this system is a 32-bit one, and there is no torch for those: install the 64-bit Raspberry Pi OS" ;;
         *) die "there is no torch for $architecture: amd64 and arm64 are what this can be" ;;
     esac
-    [ -f "$source_dir/pyproject.toml" ] && [ -f "$source_dir/constraints.txt" ] ||
+    [[ -f "$source_dir/pyproject.toml" && -f "$source_dir/constraints.txt" ]] ||
         die "$source_dir is not Midge's: run this script where it lies, in a clone of the repository"
     check_python
     check_clock
@@ -147,7 +146,6 @@ need_packages() {
     apt-get update -qq || true
     DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null ||
         die "apt-get could not install ${missing[*]}: see above"
-    changed=yes
 }
 
 # One line for all that is installed from: the same line, the same program.
@@ -176,7 +174,7 @@ install_program() { # extras
     mkdir -p "$workplace/source" "$workplace/tmp"
     trap 'rm -rf "$workplace"' EXIT
     copy_source "$workplace/source"
-    say "installing into $program: on a first run 200 MB to download, 1.2 GB on disk, some minutes"
+    say "installing into $program: on a first run 200 MB to download, 1.1 GB on disk, some minutes"
     touch "$program/.installing"
     if ! pip_install "$1"; then
         if [ ! -f "$program/.installed" ]; then rm -rf "$program"; else rm "$program/.installing"; fi
@@ -189,7 +187,6 @@ install_program() { # extras
     printf '%s\n' "$wanted" >"$stamp"
     ln -sfn "$program/bin/midge" /usr/local/bin/midge
     rm -rf "$workplace"
-    changed=yes
     restart=yes
 }
 
@@ -213,7 +210,7 @@ pip_install() { # extras
     # From within $workplace: of the folder it is called from pip knows nothing.
     (cd "$workplace" && TMPDIR="$workplace/tmp" "$program/bin/pip" install --no-cache-dir --progress-bar off \
         "./source[$1]" -c source/constraints.txt "${index[@]}" 2>&1) |
-        tee "$workplace/log" | sed -un 's/^ *\(Downloading\|Building wheel for\) \([^ ]*\).*/  \1 \2/p'
+        tee "$workplace/log" | sed -un 's/^ *Downloading \([^ -]*\).*/  downloading \1/p'
 }
 
 explain_pip() {
@@ -237,7 +234,6 @@ put() {
     if [ -f "$to" ] && cmp -s "$from" "$to" && [ "$(stat -c '0%a %U:%G' "$to")" = "$mode $owner" ]; then return; fi
     install -D -m "$mode" -o "${owner%:*}" -g "${owner#*:}" "$from" "$to"
     say "wrote $to"
-    changed=yes
     restart=yes
 }
 
