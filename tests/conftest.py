@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Here and not in system/, where pytest would see it too late."""
     parser.addoption(
         "--broker",
-        choices=("mosquitto", "rabbitmq", "nats", "amqtt"),
+        choices=("mosquitto", "rabbitmq", "nats", "amqtt", "container"),
         default="mosquitto",
-        help="what the system tests run on; see make test-brokers",
+        help="what the system tests run on; container: Mosquitto in Docker; see make test-brokers",
     )
