@@ -1,6 +1,7 @@
 """What an engine does to the container of a broker in the midst of a run: nothing counts twice."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def running(fleet: "Fleet") -> dict[str, "Process"]:
 def noticed(fleet: "Fleet", running: dict[str, "Process"], word: str) -> None:
     """Wait until everybody has written that the broker is gone."""
     for name, process in running.items():
-        fleet.place.until(lambda: word in process.text(), f"{name} to write {word!r}: {process.text()}")  # noqa: B023
+        fleet.place.until(lambda: word in process.text(), f"{name} to write {word!r}")  # noqa: B023
 
 
 def undisturbed(fleet: "Fleet", running: dict[str, "Process"], in_memory: "InMemory") -> None:
@@ -72,26 +73,15 @@ def test_a_run_outlives_a_broker_that_is_paused_for_longer_than_the_keepalive(
     undisturbed(fleet, running, in_memory)
 
 
-def test_a_run_outlives_a_broker_that_is_killed_and_has_lost_all_that_it_kept(
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_run_outlives_a_broker_that_ends_and_has_lost_all_that_it_kept(
     fleet: "Fleet",
     broker: ContainedMosquitto,
     running: dict[str, "Process"],
     in_memory: "InMemory",
+    end: str,
 ) -> None:
-    broker.kill()
-    fleet.release("node-3")
-    noticed(fleet, running, "cannot reach")
-    broker.start()
-    undisturbed(fleet, running, in_memory)
-
-
-def test_a_run_outlives_a_broker_that_is_stopped_and_started(
-    fleet: "Fleet",
-    broker: ContainedMosquitto,
-    running: dict[str, "Process"],
-    in_memory: "InMemory",
-) -> None:
-    broker.stop()
+    {"kill": broker.kill, "stop": broker.stop}[end]()
     fleet.release("node-3")
     noticed(fleet, running, "cannot reach")
     broker.start()
@@ -114,17 +104,19 @@ def test_a_run_outlives_a_broker_whose_network_is_taken_away(
     undisturbed(fleet, running, in_memory)
 
 
-def test_a_run_outlives_a_broker_that_is_killed_as_often_as_an_update_comes(
+def test_a_run_outlives_a_broker_that_is_killed_in_every_round_as_an_update_comes(
     fleet: "Fleet",
     broker: ContainedMosquitto,
     running: dict[str, "Process"],
     in_memory: "InMemory",
 ) -> None:
-    offers = fleet.spy(*map(fleet.topics.offer, NODES))
-    fleet.release("node-3")
-    for _ in range(3):
-        before = len(offers.messages)
-        fleet.place.until(lambda: len(offers.messages) > before, "an offer")  # noqa: B023
+    for version, (last, next_) in enumerate(pairwise(("node-3", *NODES)), start=1):
+        fleet.arrived(*sorted(set(NODES) - {last}))
+        offers = fleet.spy(fleet.topics.offer(last))
+        fleet.hold(next_)
+        fleet.release(last)
+        fleet.place.until(lambda: offers.messages, f"an offer of {last}")  # noqa: B023
         broker.kill()
         broker.start()
+        fleet.entry("version", version=version)
     undisturbed(fleet, running, in_memory)
