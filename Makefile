@@ -1,7 +1,7 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-brokers docker docker-tools docker-engine check bench bench-reliability chaos results results-quick \
+.PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine check bench bench-reliability chaos results results-quick \
     clean broker other-brokers
 
 PYTHON ?= python3
@@ -40,6 +40,11 @@ test-brokers: venv broker other-brokers ## the system tests on Mosquitto, Rabbit
 	        --timeout 300 -rsxX --junitxml $(BROKER_REPORTS)/$$name.xml $(PYTEST_ARGS) || failed=1; \
 	done; \
 	$(VENV)/bin/python tests/tools/brokers_page.py $(BROKER_REPORTS) docs/brokers.md && test -z "$$failed"
+
+# Not a line of docs/brokers.md: it is the same Mosquitto. Chaos has a broker of its own.
+test-container: docker ## the system tests once more, on Mosquitto in a container
+	$(VENV)/bin/pytest tests/system/test_*.py tests/system/federation -m system --broker container \
+	    --ignore tests/system/federation/test_chaos.py --timeout 120 $(PYTEST_ARGS)
 
 docker: venv broker docker-engine ## what the container tests need: an engine, started if need be, and images
 	$(VENV)/bin/python tests/tools/images.py

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import engine
 import pytest
+from contained_broker import ContainedMosquitto
 from link_peer import Peer
-from real_brokers import BROKERS, Mosquitto, RabbitMq, RealBroker
+from real_brokers import BROKERS as HOSTED
+from real_brokers import Mosquitto, RabbitMq, RealBroker
 
 from benchmarks.proxy import Proxy
 from shared.config import Broker
+
+BROKERS: dict[str, type[RealBroker]] = {**HOSTED, "container": ContainedMosquitto}
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def kind(
 ) -> type[RealBroker]:
     """Which broker the tests are run with."""
     chosen = BROKERS[request.config.getoption("broker")]
+    if chosen is ContainedMosquitto:
+        request.getfixturevalue("docker")
     if chosen.find() is None:
         pytest.skip(f"needs {chosen.program}, from the package {chosen.package}")
     record_testsuite_property("broker", f"{chosen.name} {chosen.version()}")
@@ -103,8 +109,8 @@ def mosquitto(
         broker: RealBroker
         home = tmp_path / f"broker-{len(made)}"
         home.mkdir(exist_ok=True)
-        if kind is Mosquitto:
-            broker = Mosquitto(home, lines=_settings(home, lines, users, acl))
+        if issubclass(kind, Mosquitto):
+            broker = kind(home, lines=_settings(home, lines, users, acl))
         elif lines or users or acl is not None:
             pytest.skip(f"sets Mosquitto's {_names(lines, users, acl)}")
         elif kind is RabbitMq:
@@ -120,8 +126,7 @@ def mosquitto(
 
     yield make
     for broker in made:
-        if broker.process is not None:
-            broker.kill()
+        broker.end()
 
 
 def _settings(

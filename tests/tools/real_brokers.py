@@ -89,6 +89,11 @@ class RealBroker:
         self.process.send_signal(signal.SIGCONT)
         self.frozen = False
 
+    def end(self) -> None:
+        """Leave nothing of it."""
+        if self.process is not None:
+            self.kill()
+
     def _command(self) -> list[str | Path]:
         raise NotImplementedError
 
@@ -127,10 +132,12 @@ class Mosquitto(RealBroker):
 
     def start(self, *lines: str) -> None:
         self.lines = list(lines) or self.lines
-        # As root it would become another user, who may not read the folders of a test.
-        head = [f"listener {self.port} {self.host}", f"user {getpass.getuser()}"]
-        self._config.write_text("\n".join([*head, *self.lines]) + "\n")
+        self._config.write_text("\n".join([*self._head(), *self.lines]) + "\n")
         super().start()
+
+    def _head(self) -> list[str]:
+        # As root it would become another user, who may not read the folders of a test.
+        return [f"listener {self.port} {self.host}", f"user {getpass.getuser()}"]
 
     @property
     def _config(self) -> Path:
@@ -236,9 +243,7 @@ log.console.level = warning
         )
 
     def end(self) -> None:
-        """Leave nothing of it."""
-        if self.process is not None:
-            self.kill()
+        super().end()
         if self._epmd is not None:
             self._epmd.kill()
             self._epmd.wait()
