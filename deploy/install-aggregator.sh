@@ -82,8 +82,6 @@ find_out() {
         certificates=
         return
     fi
-    [[ "$certificates/" != "$source_dir/"* ]] ||
-        die "the authority's key would lie in the clone, and be copied to nodes with it: call this from elsewhere, or give --certificates DIR"
     if [ ${#hosts[@]} = 0 ]; then
         ask host 'name or address at which nodes reach this machine' "$(hostname -I 2>/dev/null | awk '{ print $1 }')" '--host HOST'
         hosts=("$host")
@@ -158,12 +156,11 @@ TOML
 }
 
 say_what_next() {
-    local name clone
-    clone="$(basename "$source_dir")"
+    local name
     for name in "${nodes[@]}"; do
-        say "node $name, from the folder that $clone lies in:"
-        say "  scp -r $clone $(realpath --relative-to="$source_dir/.." "$certificates/nodes/$name") USER@MACHINE:"
-        say "  ssh -t USER@MACHINE sudo $clone/deploy/install-node.sh $name"
+        say "for the node $name, from $PWD:"
+        say "  scp -r $kept_source $(realpath --relative-to=. "$certificates/nodes/$name") USER@MACHINE:"
+        say "  ssh -t USER@MACHINE sudo midge/deploy/install-node.sh $name"
     done
 }
 

@@ -10,6 +10,8 @@ readonly source_dir
 readonly program=/opt/midge
 readonly settings=/etc/midge
 readonly units=/etc/systemd/system
+# What was installed from, to copy to nodes and to uninstall with.
+readonly kept_source="$program/share/midge"
 # The pip that installs unpacks here: /tmp may be a small one in memory.
 readonly workplace=/opt/midge-install
 readonly python="$program/bin/python"
@@ -174,6 +176,7 @@ install_program() { # extras
     mkdir -p "$workplace/source" "$workplace/tmp"
     trap 'rm -rf "$workplace"' EXIT
     copy_source "$workplace/source"
+    only_cpu >"$workplace/constraints.txt"
     say "installing into $program: on a first run 200 MB to download, 1.1 GB on disk, some minutes"
     touch "$program/.installing"
     if ! pip_install "$1"; then
@@ -182,6 +185,11 @@ install_program() { # extras
     fi
     "$python" -c 'import midge.cli, torch; torch.ones(2) @ torch.ones(2)' ||
         die "what was installed does not run on this machine: see above"
+    if [ "$source_dir" != "$kept_source" ]; then
+        rm -rf "$kept_source"
+        mkdir -p "$kept_source"
+        copy_source "$kept_source"
+    fi
     rm "$program/.installing"
     touch "$program/.installed"
     printf '%s\n' "$wanted" >"$stamp"
@@ -190,14 +198,17 @@ install_program() { # extras
     restart=yes
 }
 
-# pip builds where it is told to, and would leave its files in the clone.
+# pip builds where it is told to, and would leave its files in the clone. Links become files: scp cannot copy them.
 copy_source() {
-    (cd "$source_dir" && tar -c --exclude=__pycache__ \
-        aggregator edge_node midge shared mosquitto pyproject.toml README.md LICENSE) | tar -x --no-same-owner -C "$1"
-    # On x86-64 the plain torch brings gigabytes of CUDA. No index but the one for CPUs has "+cpu" in its
-    # versions, so that nothing else can be meant.
+    (cd "$source_dir" && tar -ch --exclude=__pycache__ aggregator edge_node midge shared mosquitto deploy \
+        pyproject.toml constraints.txt README.md LICENSE) | tar -x --no-same-owner -C "$1"
+}
+
+# On x86-64 the plain torch brings gigabytes of CUDA. No index but the one for CPUs has "+cpu" in its versions,
+# so that nothing else can be meant.
+only_cpu() {
     sed -E 's/^(torch==[0-9.]+); platform_machine == "x86_64"/\1+cpu; platform_machine == "x86_64"/' \
-        "$source_dir/constraints.txt" >"$1/constraints.txt"
+        "$source_dir/constraints.txt"
 }
 
 pip_install() { # extras
@@ -209,7 +220,7 @@ pip_install() { # extras
     fi
     # From within $workplace: of the folder it is called from pip knows nothing.
     (cd "$workplace" && TMPDIR="$workplace/tmp" "$program/bin/pip" install --no-cache-dir --progress-bar off \
-        "./source[$1]" -c source/constraints.txt "${index[@]}" 2>&1) |
+        "./source[$1]" -c constraints.txt "${index[@]}" 2>&1) |
         tee "$workplace/log" | sed -un 's/^ *Downloading \([^ -]*\).*/  downloading \1/p'
 }
 
@@ -331,8 +342,11 @@ start_service() {
     esac
 }
 
-last_line() { journalctl --unit "$1" --output cat --quiet --lines 50 --no-pager 2>/dev/null |
-    grep -v '^midge-.*\.service: \|^Start\|^Failed\|^Stopp' | tail -n 1; }
+# The service's own, not what systemd says of it.
+last_line() {
+    journalctl --sync
+    journalctl "_SYSTEMD_UNIT=$1" --output cat --quiet --lines 1 --no-pager
+}
 
 # Away with it
 
@@ -368,6 +382,6 @@ remove() { # further files of this side
         rmdir --ignore-fail-on-non-empty "$settings" 2>/dev/null || true
         say "removed $settings/$side*, /var/lib/midge-$side and /var/cache/midge-$side"
     else
-        say "kept $settings and /var/lib/midge-$side (updates that wait, the model): --purge deletes them too"
+        say "kept $settings/$side* and /var/lib/midge-$side (updates that wait, the model): --purge deletes them too"
     fi
 }
