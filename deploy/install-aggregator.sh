@@ -34,6 +34,8 @@ side=aggregator
 readonly broker_files=/etc/mosquitto/midge
 readonly broker_settings=/etc/mosquitto/conf.d/midge.conf
 
+packages+=(mosquitto)
+
 hosts=()
 nodes=()
 while [ $# -gt 0 ]; do
@@ -177,9 +179,7 @@ if [ -n "$uninstall" ]; then
 fi
 check_machine
 find_out
-check_space /opt "$(room_mb)" /var "$var_mb"
-need_packages python3-venv openssl ca-certificates mosquitto
-check_python
+prepare
 install_program torch,certs
 install -d "$settings"
 if [ -n "$certificates" ]; then

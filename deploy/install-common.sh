@@ -24,6 +24,9 @@ readonly var_mb=300
 # Not before this was written: a Raspberry Pi without network has no idea what time it is.
 readonly earliest_year=2026
 
+# Of Debian's.
+packages=(python3-venv openssl ca-certificates)
+
 readonly torch_cpu=https://download.pytorch.org/whl/cpu
 
 # Set by the options that both sides know.
@@ -109,13 +112,21 @@ check_space() {
     for mount in "${!needed[@]}"; do
         free="$(df -BM --output=avail "$mount" | tail -n 1 | tr -dc 0-9)"
         [ "$free" -ge "${needed[$mount]}" ] ||
-            die "${folders[$mount]} need ${needed[$mount]} MB and $free MB are free: make room, then run this again"
+            die "${folders[$mount]}: ${needed[$mount]} MB are needed and $free MB are free; make room, then run this again"
     done
+}
+
+# What is needed of Debian's, and whether there is room for all that is to come.
+prepare() {
+    check_space /opt "$(room_mb)" /var "$var_mb"
+    need_packages "${packages[@]}"
+    check_python
 }
 
 # One party's folder of `midge certs`: whether it can be used, with the remedy if not.
 check_certificates() { # folder, what makes it
     local folder=$1 file said
+    command -v openssl >/dev/null || prepare
     [ -d "$folder" ] || die "there is no folder $folder: give the one that $2 made"
     [ ! -d "$folder/nodes" ] ||
         die "$folder holds the authority's own key, which stays where it was made: give $folder/nodes/NAME"
@@ -230,7 +241,7 @@ explain_pip() {
     grep -h '^ERROR' "$workplace/log" | cut -c -300 >&2 || tail -n 5 "$workplace/log" >&2
     if grep -q 'No space left on device' "$workplace/log"; then
         die "/opt is full: make room, then run this again$old"
-    elif grep -q 'No matching distribution found for torch' "$workplace/log"; then
+    elif grep -q 'No matching distribution found for torch\|(constraint) torch==' "$workplace/log"; then
         die "found no torch for CPUs, and the other brings gigabytes of CUDA: is $torch_index within reach?" \
             "--torch-index URL names another such index, find-links in /etc/pip.conf a folder with the wheel$old"
     fi

@@ -67,8 +67,14 @@ find_out() {
     if [ -z "$certificates$plain" ]; then
         ask certificates 'folder made by midge certs node NAME' '' 'the folder that midge certs node NAME made, or --plain'
     fi
-    if [ -n "$plain" ]; then mode=plain; else certificates="$(realpath -m "$certificates")"; fi
-    if [ -f "$certificates/node.toml" ] && [ -n "$certificates" ]; then
+    if [ -n "$plain" ]; then
+        mode=plain
+    else
+        certificates="$(realpath -m "$certificates")"
+        check_certificates "$certificates" 'midge certs node NAME'
+        [ ! -f "$certificates/aggregator.toml" ] || die "$certificates is the aggregator's: give that of a node"
+    fi
+    if [ -n "$certificates" ] && [ -f "$certificates/node.toml" ]; then
         [ -z "$broker$name$run" ] || die "$certificates/node.toml says broker, name and run: leave the options out, or edit it"
         return
     fi
@@ -85,6 +91,16 @@ find_out() {
     [[ "$broker" =~ ^[][A-Za-z0-9_.:-]+$ ]] || die "--broker $broker is no host: give HOST or HOST:PORT, without mqtt://"
     [[ "$name" =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$ ]] || die "--name $name: letters, digits, _ . -, 64 at most"
     [[ "$run" =~ ^[A-Za-z0-9_.-]+$ ]] || die "--run $run: letters, digits, _ . -"
+}
+
+# The broker knows a node by the name in its certificate, and lets it speak for no other.
+check_name() {
+    local certified file="$settings/node.toml"
+    certified="$(name_in "$certificates/cert.pem")"
+    if [ ! -f "$file" ]; then file="$certificates/node.toml"; fi
+    if [ -f "$file" ]; then name="$(setting_in "$file" name)"; else file=--name; fi
+    [ "$certified" = "$name" ] ||
+        die "$certificates is the certificate of $certified, and this node is $name ($file): make them the same"
 }
 
 write_settings() {
@@ -108,19 +124,8 @@ if [ -n "$uninstall" ]; then
 fi
 check_machine
 find_out
-check_space /opt "$(room_mb)" /var "$var_mb"
-need_packages python3-venv openssl ca-certificates
-check_python
-if [ -n "$certificates" ]; then
-    check_certificates "$certificates" 'midge certs node NAME'
-    [ ! -f "$certificates/aggregator.toml" ] || die "$certificates is the aggregator's: give that of a node"
-    toml="$settings/node.toml"
-    if [ ! -f "$toml" ]; then toml="$certificates/node.toml"; fi
-    said="$([ -f "$toml" ] && setting_in "$toml" name || echo "$name")"
-    [ "$(name_in "$certificates/cert.pem")" = "$said" ] ||
-        die "the certificate is for $(name_in "$certificates/cert.pem"), and the name of this node is" \
-            "$said${toml:+ in $toml}: the broker lets nobody speak for another. Make them the same"
-fi
+if [ -n "$certificates" ]; then check_name; fi
+prepare
 install_program torch
 install -d "$settings"
 if [ -n "$certificates" ]; then put_certificates "$certificates"; fi

@@ -78,7 +78,7 @@ class Machine:
         """What somebody who logs in there types, in a folder; gives what it printed."""
         shell = ("bash", "-lc", f"cd {folder} && {command}")
         done = subprocess.run(
-            ["docker", "exec", "--user", user, self._id, *shell],
+            ["docker", "exec", "--env", "COLUMNS=100", "--user", user, self._id, *shell],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
