@@ -98,7 +98,7 @@ class Machine:
             check=True,
         )
         with tempfile.TemporaryFile() as archive:
-            tar = ["tar", "-C", ROOT, "--null", "-T", "-", "--ignore-failed-read", "-c"]
+            tar: list[str | Path] = ["tar", "-C", ROOT, "--null", "-T", "-", "--ignore-failed-read", "-c"]
             subprocess.run(tar, input=listed.stdout, stdout=archive, check=True)
             archive.seek(0)
             unpack = "mkdir -p ~/midge && tar -xC ~/midge"
