@@ -196,7 +196,7 @@ def test_without_systemd_it_says_what_to_type(docker: str) -> None:
         told = machine.run(f"{{ {by_hand} || true; }}", user="root")
         assert "127.0.0.1:1883" in told, told
         # The next version is one that cannot be installed: the old one goes on.
-        machine.run("echo 'no-such-thing-as-this' >>midge/constraints.txt")
+        machine.run("sed -i 's/msgpack>=1.0/msgpack>=999/' midge/pyproject.toml")
         again = machine.run(f"sudo {NODE}", code=1)
         assert "the version that was there goes on" in again
         assert machine.run("midge --help")
