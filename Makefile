@@ -145,8 +145,8 @@ docker-engine: docker-tools
 	if [ "$$(id -u)" = 0 ]; then root=; else root='sudo -n'; fi; \
 	if [ -d /run/systemd/system ]; then $$root systemctl start docker && $(ANSWERS); exit; fi; \
 	mkdir -p runs; echo 'Starting dockerd; its log is $(DOCKERD_LOG)'; \
-	setsid $$root dockerd --group "$$(id -gn)" >$(DOCKERD_LOG) 2>&1 </dev/null & \
-	until $(ANSWERS) 2>/dev/null; do \
+	setsid $$root dockerd --log-level warn --group "$$(id -gn)" >$(DOCKERD_LOG) 2>&1 </dev/null & \
+	until $(ANSWERS) >/dev/null 2>&1; do \
 	    kill -0 $$! 2>/dev/null || { \
 	        echo 'dockerd has ended; the last that it wrote:'; tail -n 40 $(DOCKERD_LOG); exit 1; } >&2; \
 	    sleep 0.2; \

@@ -281,7 +281,10 @@ class Coordinator:
         self._bulletin.changed()
         if not self._roster.heard(node, state, now):
             raise PeerError(f"the roster is full: max_nodes = {self.config.limits.max_nodes}")
-        return []
+        if not self.voice.overruled(state.follows):
+            return []
+        self._bulletin.all_new()
+        return [Save(self.snapshot()), self._publish_manifest()]
 
     def _on_evaluated(self, event: Evaluated | EvaluationFailed) -> list[Effect]:
         self._scoring = False

@@ -19,6 +19,10 @@ LAST_TERM = 2**53
 
 MANIFEST_BYTES = 2048
 """More than a manifest takes beside the names of its cohort."""
+MOST_TERM = 2**32
+"""More than anybody starts an aggregator: a node that lies cannot bring the terms to their end."""
+MOST_RAISES = 16
+"""So often nodes can raise our term, which costs a checkpoint each time."""
 NAME_BYTES = 66
 """The longest name of a node, and what msgpack puts before it."""
 
@@ -49,6 +53,7 @@ class Voice:
         self._config = config
         self._manifest: bytes | None = None
         self._may_take_over = config.takeover
+        self._raises = 0
 
     def connected(self, event: Connected) -> Subscribe:
         """Take note of a new connection, and ask for what concerns us."""
@@ -167,6 +172,17 @@ class Voice:
             return Meeting.LED
         self.term = seen.term + 1
         return Meeting.OUTRANKED
+
+    def overruled(self, follows: tuple[int, str] | None) -> bool:
+        """Whether a node does not listen because it followed us under a term that an older
+        checkpoint, restored from a backup, knows nothing of: ours goes above it.
+        """
+        term, owner = follows or (0, "")
+        if owner != self.owner or not self.term <= term < MOST_TERM or self._raises >= MOST_RAISES:
+            return False
+        self._raises += 1
+        self.term = term + 1
+        return True
 
     def _slot(self, release: Release) -> int:
         return release.version % self._config.limits.keep_versions

@@ -100,6 +100,7 @@ class Agent:
         self._job: Manifest | None = None  # training for it runs
         self._job_round = 0  # as the trainer knows it
         self._note = ""  # why we take no part
+        self._overruled = False  # the last manifest was of an aggregator that does not lead
         self._upload = Upload(config, self._topics, rng, fine=bool(memory.entries))
         self._said: NodeState | None = None
         self._namesake = Namesake()
@@ -208,6 +209,10 @@ class Agent:
         if manifest.count != chunks.count(manifest.size, manifest.chunk_bytes):
             raise PeerError("its size and its chunks do not fit together")
         leader, known = (manifest.term, manifest.owner), (self.memory.term, self.memory.owner)
+        before = self._manifest
+        self._overruled = leader < known or (
+            before is not None and leader == known and following.behind(manifest, before)
+        )
         if leader < known:
             return [
                 Log(
@@ -219,9 +224,7 @@ class Agent:
         if leader > known:
             self.memory = replace(self.memory, term=manifest.term, owner=manifest.owner)
             effects.append(Keep(self.memory))
-        before = self._manifest
-        place = following.place
-        if before is not None and leader == known and place(manifest) < place(before):
+        if self._overruled:
             return []  # a newer one overtook it
         self._manifest = manifest
         effects += self._follow(now)
@@ -464,6 +467,7 @@ class Agent:
             version=self._held[0].version if self._held else None,
             task=self._config.task,
             note=self._note[:200] if self.phase is Phase.DECLINED else "",
+            follows=(self.memory.term, self.memory.owner) if self._overruled else None,
         )
 
     def _say(self, now: float) -> list[Effect]:

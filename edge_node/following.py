@@ -33,9 +33,13 @@ def work(manifest: Manifest) -> tuple[bytes, int]:
     return (manifest.model, manifest.plan.epochs)
 
 
-def place(manifest: Manifest) -> tuple[int, int, int]:
-    """Where a manifest stands among those of its (term, owner): none of the three goes back."""
-    return (manifest.version, manifest.round, manifest.connection)
+def behind(one: Manifest, other: Manifest) -> bool:
+    """Whether one stands before another of its (term, owner): none of the three goes back."""
+    return (one.version, one.round, one.connection) < (
+        other.version,
+        other.round,
+        other.connection,
+    )
 
 
 def model(manifest: Manifest) -> tuple[int, bytes]:

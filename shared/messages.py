@@ -220,6 +220,8 @@ class NodeState:
     task: Text = ""
     note: Text = ""
     """Why it is not taking part, when it is not."""
+    follows: tuple[Count, StateId] | None = None
+    """(term, owner) of the aggregator that it follows, when it ignored a lower one's manifest."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -6,7 +6,7 @@ import pytest
 
 from aggregator import release
 from aggregator.config import Config, Rounds
-from aggregator.voice import LAST_TERM, Meeting, Voice
+from aggregator.voice import LAST_TERM, MOST_RAISES, MOST_TERM, Meeting, Voice
 from shared import chunks, codec
 from shared.events import Connected
 from shared.messages import AggregatorState, Chunk, Manifest
@@ -123,3 +123,20 @@ def test_a_cohort_that_is_as_large_as_may_be_fits_into_a_packet() -> None:
     names = [f"{number:x}".rjust(64, "n") for number in range(speaker.largest_cohort)]
     assert len(names) > 200
     assert len(speaker.manifest(RELEASE, 2**53, names).payload) <= speaker.chunk_bytes
+
+
+def test_a_node_that_followed_us_further_than_we_know_raises_our_term() -> None:
+    speaker = voice()
+    assert not speaker.overruled(None)
+    assert not speaker.overruled((9, OTHER))
+    assert not speaker.overruled((speaker.term - 1, US))
+    assert speaker.overruled((9, US))
+    assert speaker.term == 10
+
+
+def test_a_node_that_lies_cannot_bring_the_terms_to_their_end() -> None:
+    speaker = voice()
+    assert not speaker.overruled((MOST_TERM, US))
+    raises = [speaker.overruled((speaker.term, US)) for _ in range(100)]
+    assert sum(raises) == MOST_RAISES
+    assert not any(raises[MOST_RAISES:])

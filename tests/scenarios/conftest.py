@@ -361,6 +361,7 @@ def _state(*, alive: bool, words: Words) -> bytes:
         doing=words.get("doing", "idle" if alive else "offline"),
         task=words.get("task", "null"),
         note=words.get("note", ""),
+        follows=(int(words["follows"]), IDS[words["owner"]]) if "follows" in words else None,
     )
     return codec.encode_json(state)
 
@@ -422,7 +423,10 @@ def _message(topic: str, payload: bytes) -> str:
             state = codec.decode_json(NodeState, payload)
             note = f" ({state.note})" if state.note else ""
             held = "no model" if state.version is None else f"v{state.version}"
-            return f"alive {state.boot}.{state.connection} {state.doing}{note}, holds {held}"
+            follows = f", follows term {state.follows[0]}" if state.follows else ""
+            return (
+                f"alive {state.boot}.{state.connection} {state.doing}{note}, holds {held}{follows}"
+            )
     return ""
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections import Counter
@@ -292,6 +293,33 @@ def test_the_last_but_one_checkpoint_stands_in_for_a_torn_one(
     assert "does not match its digest" in second.text()
     fleet.release("node-1")
     undisturbed(fleet, second, in_memory)
+
+
+def test_a_state_restored_from_a_backup_leads_again_also_on_a_new_broker(
+    fleet: "Fleet", broker: "RealBroker"
+) -> None:
+    """The nodes have followed it further than the backup knows, and nothing else tells."""
+    state, backup = fleet.place.home / "aggregator", fleet.place.home / "backup"
+    first, _ = fleet.aggregator(), fleet.nodes()
+    fleet.hold("node-3")
+    fleet.arrived("node-1", "node-2")
+    shutil.copytree(state, backup)
+    first.kill()
+    second = fleet.aggregator()
+    fleet.arrived("node-1", "node-2", boot=2)
+    fleet.hold("node-1")
+    fleet.release("node-3")
+    fleet.entry("version", version=1)
+    second.kill()
+    broker.kill()
+    shutil.rmtree(state)
+    shutil.copytree(backup, state)
+    broker.start()
+    third = fleet.aggregator()
+    fleet.release("node-1")
+    finish(fleet, third)
+    nothing_counted_twice(fleet)
+    assert fleet.entries("version")[-1]["term"] > 2
 
 
 def test_no_two_aggregators_share_a_state_directory(fleet: "Fleet") -> None:
