@@ -116,8 +116,15 @@ check_space() {
     done
 }
 
+# What a run left that was cut off in the middle, by an empty battery say: nobody knows what of it is whole.
+clear_interrupted() {
+    if [ -e "$program/.installing" ]; then rm -rf "$program"; fi
+    rm -rf "$workplace"
+}
+
 # What is needed of Debian's, and whether there is room for all that is to come.
 prepare() {
+    clear_interrupted
     check_space /opt "$(room_mb)" /var "$var_mb"
     need_packages "${packages[@]}"
     check_python
@@ -173,17 +180,14 @@ room_mb() { if [ -f "$program/.installed" ]; then echo "$upgrade_mb"; else echo 
 install_program() { # extras
     local stamp="$program/.installed-$1" wanted
     wanted="$(fingerprint)"
-    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ ! -e "$program/.installing" ]; then
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         say "the program in $program is up to date"
         return
     fi
     if [ -d "$program" ] && [ ! -f "$program/pyvenv.cfg" ] && [ -n "$(ls -A "$program")" ]; then
         die "$program is there and is nothing of Midge's: move it away"
     fi
-    # Cut off in the middle, by a lost battery say: nobody knows what is whole.
-    if [ -e "$program/.installing" ]; then rm -rf "$program"; fi
     [ -x "$program/bin/pip" ] || python3 -m venv "$program" || die "could not make $program: see above"
-    rm -rf "$workplace"
     mkdir -p "$workplace/source" "$workplace/tmp"
     trap 'rm -rf "$workplace"' EXIT
     copy_source "$workplace/source"

@@ -17,6 +17,9 @@ from shared import codec
 from shared.messages import NodeState
 from shared.topics import ROOT, Topics
 
+AGGREGATOR = "midge-aggregator"
+"""The aggregator's name to the broker, in its certificate and in mosquitto/acl."""
+
 _NUMBER = 999_999  # of a chunk or a page: `Topics` reads five digits at most
 _ECHO_S = 1.5
 

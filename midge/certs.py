@@ -2,7 +2,7 @@
 
     pki/ca.pem, ca.key, crl.pem    the authority, and what it took back
     pki/register.json              what it has signed, for which run and which hosts
-    pki/broker/                    for /etc/mosquitto: certificate, midge.conf and acl
+    pki/broker/                    for /etc/mosquitto: certificate, configuration and access rules
     pki/aggregator/                certificate and aggregator.toml
     pki/nodes/NAME/                certificate and node.toml
 
@@ -20,14 +20,13 @@ from typing import Literal, Self
 
 from pydantic import ValidationError
 
+from midge.access import AGGREGATOR
 from midge.authority import Authority, Pair, is_address, new_serial
 from shared.config import Settings
 from shared.disk import sync_names
 from shared.errors import ConfigError
 from shared.topics import RUN_NAME
 
-AGGREGATOR = "midge-aggregator"
-"""The aggregator's name to the broker, which the access rules know."""
 TLS_PORT = 8883
 
 _HERE = ("localhost", "127.0.0.1", "::1")  # so that its own machine can try the broker too
@@ -69,7 +68,7 @@ class Folders:
     @classmethod
     def create(cls, home: Path, run: str, hosts: Sequence[str], now: datetime, days: int) -> Self:
         """A new authority, and the broker's folder."""
-        if not re.match(RUN_NAME, run):
+        if not re.fullmatch(RUN_NAME, run):
             raise ConfigError(f"--run: {run!r} is no name: letters, digits, _ . - and no more")
         _check_hosts(hosts)
         if any((home / name).exists() for name in ("ca.key", "ca.pem", "register.json")):
@@ -118,6 +117,7 @@ class Folders:
         names = tuple(dict.fromkeys((*named, *_HERE)))
         self._issue(folder, named[0], "broker", days, names)
         _starter(folder / "midge.conf", _shipped("field.conf"))
+        _starter(folder / "websockets.conf", _shipped("websockets.conf"))
         _starter(folder / "acl", _shipped("acl"))
         self._publish_revocations()
         return folder
@@ -133,7 +133,7 @@ class Folders:
     def nodes(self, names: Sequence[str], days: int, *, renew: bool) -> list[Path]:
         """A certificate for each of these nodes, and settings to begin with."""
         for name in names:
-            if not re.match(RUN_NAME, name):
+            if not re.fullmatch(RUN_NAME, name):
                 raise ConfigError(f"{name!r} is no name: letters, digits, _ . - and no more")
             if name == AGGREGATOR:
                 raise ConfigError(f"{name} is the aggregator's name: choose another for a node")

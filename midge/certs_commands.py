@@ -81,7 +81,7 @@ def broker(
     _say("On the broker's machine, with this folder there:", *_install(out))
 
 
-@group.command(epilog="Example: midge certs aggregator")
+@group.command(epilog="Example: midge certs aggregator --days 365")
 def aggregator(out: _Out = _PKI, days: _Days = _DAYS, renew: _Renew = False) -> None:
     """Make the aggregator's certificate, and settings to begin with."""
     from midge.certs import Folders
@@ -142,7 +142,7 @@ def revoke(
     )
 
 
-@group.command("list", epilog="Example: midge certs list")
+@group.command("list", epilog="Example: midge certs list --out pki")
 def list_all(out: _Out = _PKI) -> None:
     """Show every certificate that was signed, and until when it is valid."""
     from rich.console import Console

@@ -200,7 +200,7 @@ def doctor(
     from shared.topics import RUN_NAME
 
     for option, name in {"--run": run, "--node": node}.items():
-        if name is not None and not re.match(RUN_NAME, name):
+        if name is not None and not re.fullmatch(RUN_NAME, name):
             raise ConfigError(f"{option}: {name!r} is no name: letters, digits, _ . - and no more")
     if node is not None and aggregator:
         raise ConfigError("--node and --aggregator: give one of them")
@@ -214,7 +214,9 @@ def doctor(
         protocol=protocol,
         packet_limit_bytes=packet_limit,
     )
-    role = access.Role(run, node, username, known=bool(username or cert_file))
+    # The name in a certificate of ours is that of the party.
+    user = username or ((node or access.AGGREGATOR) if cert_file else None)
+    role = access.Role(run, node, user, known=user is not None)
     interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     console = Console()
     with console.status("") as line:

@@ -8,9 +8,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Literal
 
-from midge import access, diagnosis
+from midge import access, diagnosis, lifetimes
 from midge.access import Role
 from midge.diagnosis import Finding
 from midge.probe import PATIENCE_S, LinkError, Probe, patience_s
@@ -87,6 +88,7 @@ class Doctor:
         self.findings += [
             Finding("reachable", "ok", f"{how}, let in after {took_s * 1000:.0f} ms"),
             diagnosis.versions(self._broker, self._accepted, problems.get("5", "")),
+            *lifetimes.examine(self._broker, datetime.now(UTC)),
         ]
         if self._broker.protocol not in self._accepted:
             self._broker = self._broker.model_copy(update={"protocol": self._accepted[0]})

@@ -21,6 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from shared import certificates
 from shared.config import Broker
 from shared.topics import is_wildcard
 
@@ -115,12 +116,18 @@ class Session:
             self.client.connect(broker.host, broker.port, broker.keepalive_s)
         except UnicodeError:
             raise NotLetInError(f"broker.host: {broker.host} is no name of a host") from None
+        except ssl.SSLCertVerificationError as error:
+            why = certificates.distrusted(error, broker)
+            if certificates.may_pass(error):
+                raise ConnectionError(why) from None
+            raise NotLetInError(f"{broker.host}:{broker.port}: TLS failed: {why}") from None
         except ssl.SSLError as error:
-            if _may_pass(error):
+            if certificates.may_pass(error):
                 raise
-            remedy = "check broker.host, broker.port, broker.ca_file"
-            text = f"{broker.host}:{broker.port}: TLS failed: {told(error)}; {remedy}"
-            raise NotLetInError(text) from None
+            # Up to TLS 1.2 the broker says here what it thinks of our certificate.
+            why = certificates.refused(told(error), broker)
+            why = why or f"{told(error)}; check broker.host and broker.port"
+            raise NotLetInError(f"{broker.host}:{broker.port}: TLS failed: {why}") from None
 
     def disconnect(self) -> None:
         """Queue DISCONNECT; the end comes when it went out."""
@@ -269,15 +276,6 @@ def _tls_context(broker: Broker) -> ssl.SSLContext:
     return context
 
 
-def _may_pass(error: ssl.SSLError) -> bool:
-    """Whether TLS failed because the road broke, or because our clock is not set yet."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_code == 9  # noqa: PLR2004 (X509_V_ERR_CERT_NOT_YET_VALID)
-    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-
-
 def told(error: OSError) -> str:
     """An error of the system in its own words, without its number."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
     return error.strerror or str(error) or type(error).__name__

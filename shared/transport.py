@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from shared.certificates import refused
 from shared.config import LEAST_PACKET_BYTES, Broker
 from shared.errors import ConfigError
 from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
@@ -212,8 +213,10 @@ class Transport:
             self._kicks = 0
             if not self._version_works and self._broker.protocol == "auto":
                 self._version = "5"
-            hint = " (is this the port for TLS?)" if self._broker.encrypted else ""
-            return f"cannot reach {self._address}: {told(error)}{hint}"
+            why = told(error)
+            if self._broker.encrypted and "certificate" not in why:
+                why += " (is this the port for TLS?)"
+            return f"cannot reach {self._address}: {why}"
         return ""
 
     def _live(self, session: Session) -> None:
@@ -296,8 +299,8 @@ class Transport:
             self._version_works = False
             if self._broker.protocol != "auto":
                 raise NotLetInError(f'{text}; set broker.protocol = "auto"')
-        elif self._broker.encrypted and "certificate" in session.reason.lower():
-            raise NotLetInError(f"{text}; check broker.cert_file and broker.key_file")
+        elif self._broker.encrypted and (why := refused(session.reason, self._broker)):
+            raise NotLetInError(f"{self._address} does not let us in: {why}")
         if self._broker.protocol != "auto" or self._version_works:
             return self._pause(text)
         if self._version != "5":

@@ -20,6 +20,12 @@ COMMANDS = [
     "sweep",
     "baseline",
     "trace",
+    "certs init",
+    "certs broker",
+    "certs aggregator",
+    "certs node",
+    "certs revoke",
+    "certs list",
     "data report",
     "data partition",
 ]
@@ -37,8 +43,8 @@ def test_every_command_says_what_it_does_and_gives_an_example(command: str) -> N
 def test_the_commands_stand_in_the_order_of_their_first_use() -> None:
     lines = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "80"}).output.splitlines()
     names = [line.strip("│ ").partition(" ")[0] for line in lines]
-    listed = [name for name in names if name in {*COMMANDS, "data"}]
-    assert listed == [*(name for name in COMMANDS if " " not in name), "data"]
+    listed = [name for name in names if name in {*COMMANDS, "certs", "data"}]
+    assert listed == [*(name for name in COMMANDS if " " not in name), "certs", "data"]
 
 
 def test_a_full_disk_is_one_line(

@@ -13,11 +13,14 @@ from pathlib import Path
 import engine
 import pytest
 from contained_broker import ContainedMosquitto
+from field import SHIPPED, FieldBroker
 from link_peer import Peer
 from real_brokers import BROKERS as HOSTED
 from real_brokers import Mosquitto, RabbitMq, RealBroker
+from typer.testing import CliRunner
 
 from benchmarks.proxy import Proxy
+from midge import cli
 from shared.config import Broker
 
 BROKERS: dict[str, type[RealBroker]] = {**HOSTED, "container": ContainedMosquitto}
@@ -207,6 +210,44 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         client=home / "client.pem",
         client_key=home / "client.key",
     )
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `midge certs` makes for a broker here, the aggregator, kitchen, cellar and attic, of
+    whom attic was revoked.
+    """
+    home = tmp_path_factory.mktemp("certs") / "pki"
+    for command in (
+        "init --host 127.0.0.1 --run test",
+        "aggregator",
+        "node kitchen cellar attic",
+        "revoke attic",
+    ):
+        arguments = ["certs", *command.split(), "--out", str(home)]
+        done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    return home
+
+
+@pytest.fixture
+def field(pki: Path, tmp_path: Path) -> Iterator[Callable[..., FieldBroker]]:
+    """Starts the shipped configurations: field("field.conf", "websockets.conf")."""
+    if FieldBroker.find() is None:
+        pytest.skip("needs mosquitto")
+    made: list[FieldBroker] = []
+
+    def make(*names: str, folder: Path = pki / "broker") -> FieldBroker:
+        home = tmp_path / f"field-{len(made)}"
+        home.mkdir()
+        made.append(FieldBroker(home, files=tuple(SHIPPED / name for name in names), folder=folder))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for broker in made:
+        if broker.process is not None:
+            broker.kill()
 
 
 def _openssl(home: Path, arguments: str) -> None:
