@@ -137,6 +137,7 @@ def loop(shell: Shell, inbox: Inbox[Event], supervisor: Supervisor) -> None:
         shell.feed(event)
         if isinstance(event, Connected):
             supervisor.ready()
+            _log.info("connected to the broker")
         supervisor.alive()
         if inbox.dropped > dropped:
             dropped = inbox.dropped
