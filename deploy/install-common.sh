@@ -182,6 +182,7 @@ install_program() { # extras
     wanted="$(fingerprint)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         say "the program in $program is up to date"
+        link_command
         return
     fi
     if [ -d "$program" ] && [ ! -f "$program/pyvenv.cfg" ] && [ -n "$(ls -A "$program")" ]; then
@@ -205,12 +206,16 @@ install_program() { # extras
         mkdir -p "$kept_source"
         copy_source "$kept_source"
     fi
+    link_command
     rm "$program/.installing"
     touch "$program/.installed"
     printf '%s\n' "$wanted" >"$stamp"
-    ln -sfn "$program/bin/midge" /usr/local/bin/midge
     rm -rf "$workplace"
     restart=yes
+}
+
+link_command() {
+    [ "$(readlink /usr/local/bin/midge)" = "$program/bin/midge" ] || ln -sfn "$program/bin/midge" /usr/local/bin/midge
 }
 
 # pip builds where it is told to, and would leave its files in the clone. Links become files: scp cannot copy them.

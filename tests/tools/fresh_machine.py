@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import images
+from systemd_machine import INIT, RUN
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "midge-test/fresh:local"
@@ -30,14 +31,6 @@ RUN mkdir -m 700 ~/.ssh && ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519 &
     && cp id_ed25519.pub authorized_keys && echo 'StrictHostKeyChecking accept-new' >config
 USER root
 """
-_RUN = [
-    *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "DAC_READ_SEARCH"),
-    *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
-    *("--tmpfs", "/run:rw,mode=755", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"),  # noqa: S108 - in there
-    *("--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--env", "container=docker"),
-]
-# systemd hands credentials to a service through a mount, which must spread.
-_INIT = ["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd"]
 
 
 def image() -> str:
@@ -54,9 +47,9 @@ class Machine:
 
     def __init__(self, name: str, label: str, *options: str, systemd: bool = True) -> None:
         """Start it, with a label for its container and options of `docker run`."""
-        init = _INIT if systemd else ["sleep", "infinity"]
+        init = INIT if systemd else ["sleep", "infinity"]
         named = ("--label", label, "--hostname", name)
-        self._id = _docker("run", "--detach", *named, *_RUN, *options, image(), *init).strip()
+        self.id = _docker("run", "--detach", *named, *RUN, *options, image(), *init).strip()
         if systemd:
             # Before that there is no systemd to ask whether it has booted.
             self.run("until test -S /run/systemd/private; do sleep 0.05; done", user="root")
@@ -66,19 +59,19 @@ class Machine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _docker("rm", "--force", "--volumes", self._id)
+        _docker("rm", "--force", "--volumes", self.id)
 
     @property
     def address(self) -> str:
         """Where others on its network reach it."""
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        return _docker("inspect", "--format", form, self._id).strip()
+        return _docker("inspect", "--format", form, self.id).strip()
 
     def run(self, command: str, folder: str = "~", user: str = USER, code: int = 0) -> str:
         """What somebody who logs in there types, in a folder; gives what it printed."""
         shell = ("bash", "-lc", f"cd {folder} && {command}")
         done = subprocess.run(
-            ["docker", "exec", "--env", "COLUMNS=100", "--user", user, self._id, *shell],
+            ["docker", "exec", "--env", "COLUMNS=140", "--user", user, self.id, *shell],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -98,11 +91,20 @@ class Machine:
             check=True,
         )
         with tempfile.TemporaryFile() as archive:
-            tar: list[str | Path] = ["tar", "-C", ROOT, "--null", "-T", "-", "--ignore-failed-read", "-c"]
+            tar: list[str | Path] = [
+                "tar",
+                "-C",
+                ROOT,
+                "--null",
+                "-T",
+                "-",
+                "--ignore-failed-read",
+                "-c",
+            ]
             subprocess.run(tar, input=listed.stdout, stdout=archive, check=True)
             archive.seek(0)
             unpack = "mkdir -p ~/midge && tar -xC ~/midge"
-            command = ["docker", "exec", "-i", "--user", USER, self._id, "bash", "-lc", unpack]
+            command = ["docker", "exec", "-i", "--user", USER, self.id, "bash", "-lc", unpack]
             subprocess.run(command, stdin=archive, check=True)
 
 
