@@ -191,7 +191,7 @@ install_program() { # extras
     [ -x "$program/bin/pip" ] || python3 -m venv "$program" || die "could not make $program: see above"
     mkdir -p "$workplace/source" "$workplace/tmp"
     trap 'rm -rf "$workplace"' EXIT
-    copy_source "$workplace/source"
+    copy_source "$workplace/source" || die "could not write to /opt: see above; nothing was changed"
     only_cpu >"$workplace/constraints.txt"
     say "installing into $program: on a first run 200 MB to download, 1.1 GB on disk, some minutes"
     touch "$program/.installing"
@@ -204,7 +204,7 @@ install_program() { # extras
     if [ "$source_dir" != "$kept_source" ]; then
         rm -rf "$kept_source"
         mkdir -p "$kept_source"
-        copy_source "$kept_source"
+        copy_source "$kept_source" || die "could not write to /opt: see above"
     fi
     link_command
     rm "$program/.installing"

@@ -83,7 +83,9 @@ def test_again_changes_nothing(site: Site) -> None:
 
 def test_a_node_that_was_taken_back_stays_out(site: Site) -> None:
     site.host.run("midge certs revoke kitchen && sudo deploy/install-aggregator.sh", "~/midge")
-    site.node.run("sudo timeout 60 journalctl -fu midge-node | grep -m 1 -i 'revoked'")
+    site.node.run(
+        "sudo timeout 60 journalctl -fu midge-node | grep -m 1 'has revoked our certificate'"
+    )
 
 
 def test_without_systemd_it_says_what_to_type(site: Site, docker: str) -> None:
