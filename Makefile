@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine check bench bench-reliability chaos results results-quick \
-    clean broker other-brokers
+    arm64 clean broker other-brokers
 
 PYTHON ?= python3
 DEMO_ARGS ?=
@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'make demo DEMO_ARGS="--nodes 5"    make test PYTEST_ARGS="-m system -x"'
 
@@ -66,6 +66,11 @@ bench-reliability: venv broker ## measure disk, bad links, restarts and slow nod
 	$(VENV)/bin/python -m benchmarks.slow_link
 	$(VENV)/bin/python -m benchmarks.restart
 	$(VENV)/bin/python -m benchmarks.asynchronous_pays
+
+arm64: venv broker ## prove a node on arm64, by emulation; needs root, and ten minutes the first time
+	@dpkg-query -W debootstrap qemu-user-static binfmt-support >/dev/null 2>&1 || { \
+	    $(call install,make arm64,debootstrap qemu-user-static binfmt-support); }
+	tests/tools/arm64_proof.sh
 
 KILLS ?= 100
 SEED ?= 1

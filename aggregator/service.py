@@ -208,6 +208,7 @@ def loop(shell: Shell, inbox: Inbox[Event], supervisor: Supervisor) -> None:
                 supervisor.ready()
                 _log.info("connected to the broker")
             case Disconnected(reason):
+                supervisor.lost()
                 _log.warning("%s", reason)
         supervisor.alive()
         if inbox.dropped > dropped:

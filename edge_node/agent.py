@@ -365,7 +365,8 @@ class Agent:
             return effects
         base, held = manifest, self._held
         if fetched and held is not None and following.close(held[0], manifest):
-            base = held[0]
+            # After a restart it may be the one that this node trained on before.
+            base = held[0] if self._is_asked(held[0]) else manifest
         asked = self._is_asked(base)
         current = held is not None and following.model(held[0]) == following.model(base)
         if current and asked and held is not None:

@@ -27,7 +27,7 @@ from edge_node.events import (
 from edge_node.trainer import Trainer
 from shared import disk, tasks
 from shared.errors import ConfigError
-from shared.events import Connected, Stopping, Tick
+from shared.events import Connected, Disconnected, Stopping, Tick
 from shared.inbox import Inbox
 from shared.link import Link
 from shared.messages import STOPPED
@@ -135,9 +135,12 @@ def loop(shell: Shell, inbox: Inbox[Event], supervisor: Supervisor) -> None:
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
         event = inbox.get(supervisor.pause(pause)) or Tick()
         shell.feed(event)
-        if isinstance(event, Connected):
-            supervisor.ready()
-            _log.info("connected to the broker")
+        match event:
+            case Connected():
+                supervisor.ready()
+                _log.info("connected to the broker")
+            case Disconnected():
+                supervisor.lost()
         supervisor.alive()
         if inbox.dropped > dropped:
             dropped = inbox.dropped

@@ -1,7 +1,7 @@
 """The small authority of a federation: its keys, the certificates it signs, and what it takes back.
 
 Everything here is made in memory and given back as PEM; which file holds what is the business of
-`certs.py`. The only file that imports cryptography.
+`certs.py`.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,12 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Literal, Self
 
-from shared.errors import ConfigError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-try:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-except ImportError as error:
-    raise ConfigError("certificates need cryptography: pip install 'midge[certs]'") from error
+from shared.errors import ConfigError
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 825

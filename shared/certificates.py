@@ -4,9 +4,7 @@ Connections are judged by OpenSSL; here its words become ours. Certificates are 
 day, so this module may ask for it, and only to explain.
 """
 
-import re
 import ssl
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,8 +14,6 @@ from shared.config import Broker
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _STRANGERS = {2, 18, 19, 20, 21}  # no issuer, or one that nobody vouches for
 _OTHER_HOST = {62, 64}
-
-_SEQUENCE, _UTC_TIME = 0x30, 0x17  # tags of DER
 _RENEW = "midge certs node NAME --renew, or midge certs aggregator --renew"
 
 
@@ -88,38 +84,13 @@ def refused(reason: str, broker: Broker) -> str:
 
 def valid(path: Path) -> tuple[datetime, datetime] | None:
     """From when until when the first certificate in a PEM file is valid; None if there is none."""
+    from cryptography import x509
+
     try:
-        block = _BLOCK.search(path.read_text(encoding="ascii", errors="replace"))
-        if block is None:
-            return None
-        ((_, certificate),) = _items(ssl.PEM_cert_to_DER_cert(block[0]))
-        (_, body) = next(_items(certificate))
-        sequences = [content for tag, content in _items(body) if tag == _SEQUENCE]
-        begins, ends = (_time(tag, text) for tag, text in _items(sequences[_VALIDITY]))
-    except (OSError, ValueError, IndexError, StopIteration):
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError):
         return None
-    return begins, ends
-
-
-_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-_VALIDITY = 2  # among the sequences of a certificate: algorithm, issuer, validity, subject
-
-
-def _items(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and content of what stands one after the other in DER."""
-    at = 0
-    while at < len(der):
-        tag, size, at = der[at], der[at + 1], at + 2
-        if size & 0x80:  # then it is how many bytes the size takes
-            wide = size & 0x7F
-            size, at = int.from_bytes(der[at : at + wide]), at + wide
-        yield tag, der[at : at + size]
-        at += size
-
-
-def _time(tag: int, text: bytes) -> datetime:
-    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
-    return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
 def _today() -> str:

@@ -35,7 +35,7 @@ CONFINED = {
     "amqtt": ("midge.",),
     "rich": ("midge.",),
     "matplotlib": ("midge.",),
-    "cryptography": ("midge.authority",),
+    "cryptography": ("midge.authority", "shared.certificates"),
     "jinja2": ("midge.laboratory.page",),
 }
 """Where a library may be imported: modules, or all below a package when it ends in a dot."""

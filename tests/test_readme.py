@@ -85,8 +85,9 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             path, _, anchor = target.partition("#")
-            assert (page.parent / path).exists(), target
-            assert not anchor or anchor in _anchors(page.parent / path), target
+            file = page.parent / path if path else page
+            assert file.exists(), target
+            assert not anchor or anchor in _anchors(file), target
 
 
 def _anchors(page: Path) -> set[str]:

@@ -3,7 +3,6 @@
 import re
 import ssl
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -271,17 +270,6 @@ def test_to_revoke_a_stranger_names_whom_there_is(folders: Folders, home: Path) 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "Not a directory" in told("init", "--host", "h", "--out", tmp_path / "file" / "pki")
-
-
-def test_without_cryptography_the_extra_is_named(home: Path) -> None:
-    code = (
-        "import sys; sys.modules['cryptography'] = None; sys.argv[0] = 'midge'; "
-        "from midge.cli import main; main()"
-    )
-    command = [sys.executable, "-c", code, "certs", "init", "--host", "h", "--out", str(home)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == ("error: certificates need cryptography: pip install 'midge[certs]'\n")
 
 
 # What is said

@@ -9,7 +9,7 @@ import pytest
 
 from aggregator import service as aggregator
 from edge_node import service as edge_node
-from shared.events import Connected, Stopping
+from shared.events import Connected, Disconnected, Stopping, Tick
 from shared.inbox import Inbox
 from shared.notify import Supervisor
 
@@ -101,6 +101,43 @@ def test_a_watchdog_of_another_process_is_not_ours(systemd: Socket) -> None:
     assert Supervisor(environ).interval_s is None
     environ["WATCHDOG_PID"] = str(os.getpid())
     assert Supervisor(environ).interval_s == 20.0
+
+
+@pytest.mark.parametrize("loop", [aggregator.loop, edge_node.loop])
+def test_a_health_file_is_touched_while_the_broker_is_connected(
+    loop: Callable[..., None], tmp_path: Path
+) -> None:
+    file = tmp_path / "alive"
+    supervisor = Supervisor({"MIDGE_HEALTH_FILE": str(file)})
+    assert supervisor.pause(None) == 10.0
+    machine, inbox = Machine(), Inbox[object](2**20)
+
+    def touched_after(*events: object) -> bool:
+        file.unlink(missing_ok=True)
+        supervisor._due = 0.0
+        machine.stopped = None
+        for event in (*events, Stopping()):
+            inbox.put(event)
+        loop(machine, inbox, supervisor)
+        return file.exists()
+
+    assert not touched_after()
+    assert touched_after(Connected(1, 2**20))
+    assert touched_after(Tick())
+    assert not touched_after(Disconnected("gone"))
+    assert not touched_after(Tick())
+    assert touched_after(Connected(2, 2**20))
+
+
+def test_a_health_file_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    Supervisor({"MIDGE_HEALTH_FILE": str(tmp_path / "nowhere" / "alive")}).ready()
+
+
+def test_a_health_file_is_touched_often_enough_beside_a_patient_watchdog(
+    systemd: Socket, tmp_path: Path
+) -> None:
+    environ = {**systemd.environ, "WATCHDOG_USEC": "600000000", "MIDGE_HEALTH_FILE": str(tmp_path)}
+    assert Supervisor(environ).interval_s == 10.0
 
 
 class Machine:

@@ -388,6 +388,27 @@ def test_the_doctor_warns_of_certificates_that_end_soon(
     assert [one.figure.split(", ")[1] for one in found] == ["19 days", "9 days"]
 
 
+def test_who_fills_the_memory_is_cut_off_and_the_others_are_not(
+    field: "MakeField", pki: Path
+) -> None:
+    broker = field("field.conf")
+    broker.kill()
+    broker.memory_bytes = 30_000_000
+    broker.start()
+    with Probe(broker.known(party(pki, "cellar")), "cellar") as cellar:
+        kept = 0
+        with Probe(broker.known(party(pki, "kitchen")), "kitchen") as flood:
+            while kept < 60:
+                flood.say(f"{DOCTOR}/{kept}", bytes(2**20 - 100), retain=True)
+                if not flood.acknowledged(timeout_s=1):
+                    break
+                kept += 1
+        assert 10 < kept < 40
+        cellar.subscribe(FENCE)
+        cellar.say(FENCE, b"still here")
+        assert cellar.hear(FENCE, b"still here")
+
+
 # Passwords in place of certificates
 
 

@@ -40,8 +40,15 @@ publish_every_s = 0.3
 """
 """A version after the other, without an end, at a pace that leaves room for others."""
 THREE_ROUNDS = "[rounds]\nrounds = 3\nmin_nodes = 2\nmin_updates = 2\n"
-STATE = "/var/lib/midge-* /var/lib/private/midge-* /var/lib/mosquitto/*"
-OF_A_TEST = f"{UNITS}/*.service.d/60-of-a-test.conf"
+RENEW = f"""\
+systemctl stop mosquitto {" ".join(FLEET)}
+rm -rf {UNITS}/*.service.d/60-of-a-test.conf
+rm -rf /etc/midge /var/lib/midge-* /var/lib/private/midge-* /var/lib/mosquitto/*
+cp -a /srv/new /etc/midge
+systemctl daemon-reload
+systemctl reset-failed
+systemctl start mosquitto
+"""
 RETAINED = """\
 import sys
 from paho.mqtt.subscribe import simple
@@ -102,22 +109,19 @@ class Field(Machine):
     def __init__(self, label: str, authority: Authority) -> None:
         super().__init__(label)
         self.credentials = {unit: authority.sign(name) for unit, name in FLEET.items()}
+        for number, unit in enumerate(FLEET):
+            self.give(unit, self.credentials[unit])
+            self.settle(unit, number)
         for file, content in authority.sign("broker").items():
             self.put(f"/etc/mosquitto/certs/{file}", content)
         self.put("/etc/mosquitto/conf.d/field.conf", BROKER)
         self.put(f"{UNITS}/midge-.service.d/50-quick.conf", QUICK)
         self.put("/srv/retained.py", RETAINED)
+        self.run("cp", "-a", "/etc/midge", "/srv/new")
 
     def renew(self) -> None:
         """As if newly installed, with the broker running."""
-        self.run("systemctl", "stop", "mosquitto", *FLEET)
-        self.run("sh", "-c", f"rm -rf {OF_A_TEST} {STATE}")
-        self.run("systemctl", "daemon-reload")
-        self.run("systemctl", "reset-failed")
-        for number, unit in enumerate(FLEET):
-            self.give(unit, self.credentials[unit])
-            self.settle(unit, number)
-        self.run("systemctl", "start", "mosquitto")
+        self.run("sh", "-ec", RENEW)
         self.mark()
 
     def give(self, unit: str, credentials: dict[str, bytes]) -> None:

@@ -1,6 +1,6 @@
 """The configurations in mosquitto/ for networks with strangers, started as they are shipped.
 
-Only ports, the folder of the files that they name, and the user are a test's.
+Only ports, the folder of the files that they name, the memory and the user are a test's.
 """
 
 import getpass
@@ -26,6 +26,7 @@ class FieldBroker(Mosquitto):
     files: tuple[Path, ...] = ()
     folder: Path = Path()
     """What is in /etc/mosquitto/midge where it is installed."""
+    memory_bytes: int = 1_000_000_000
     websockets_port: int = field(default_factory=free_port)
 
     def start(self, *lines: str) -> None:
@@ -33,6 +34,7 @@ class FieldBroker(Mosquitto):
         text = "\n".join(file.read_text() for file in self.files)
         for shipped, ours in {
             INSTALLED: str(self.folder),
+            "\nmemory_limit 1000000000\n": f"\nmemory_limit {self.memory_bytes}\n",
             "\nlistener 8883\n": f"\nlistener {self.port} 127.0.0.1\n",
             "\nlistener 8884\n": f"\nlistener {self.websockets_port}\n",
         }.items():

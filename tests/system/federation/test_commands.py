@@ -270,7 +270,7 @@ def test_no_certificate_where_one_is_asked_for_ends_in_one_line(
     )
     ours = fleet.broker.settings(ca_file=certificates.authority)
     error = refused(fleet.aggregator(broker=ours))
-    assert "check broker.cert_file and broker.key_file" in error
+    assert "set broker.cert_file and broker.key_file" in error
 
 
 @pytest.mark.parametrize("side", ["aggregator", "node"])
