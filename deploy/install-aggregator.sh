@@ -180,7 +180,7 @@ fi
 check_machine
 find_out
 prepare
-install_program torch,certs
+install_program torch
 install -d "$settings"
 if [ -n "$certificates" ]; then
     make_certificates

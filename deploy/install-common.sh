@@ -39,8 +39,9 @@ yes=
 uninstall=
 purge=
 
-# Something of the service has changed.
+# Something of the service has changed; the program has.
 restart=
+upgraded=
 
 say() { printf '%s\n' "$*"; }
 
@@ -178,7 +179,7 @@ fingerprint() {
 room_mb() { if [ -f "$program/.installed" ]; then echo "$upgrade_mb"; else echo "$program_mb"; fi; }
 
 install_program() { # extras
-    local stamp="$program/.installed-$1" wanted
+    local stamp="$program/.installed" wanted
     wanted="$(fingerprint)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         say "the program in $program is up to date"
@@ -208,10 +209,10 @@ install_program() { # extras
     fi
     link_command
     rm "$program/.installing"
-    touch "$program/.installed"
     printf '%s\n' "$wanted" >"$stamp"
     rm -rf "$workplace"
     restart=yes
+    upgraded=yes
 }
 
 link_command() {
@@ -345,6 +346,8 @@ start_service() {
         say "not started; type: systemctl enable --now $unit"
         return
     fi
+    # Whatever else of Midge runs here runs the same program: the other side, instances of the templates.
+    if [ -n "$upgraded" ]; then systemctl try-restart --no-block 'midge-*.service'; fi
     systemctl enable --quiet "$unit"
     if [ -z "$restart" ] && systemctl --quiet is-active "$unit"; then
         say "$unit runs, and nothing was changed"
