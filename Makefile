@@ -142,6 +142,7 @@ docker-tools:
 	@command -v docker >/dev/null || { $(call install,make docker,docker-cli); }
 	@command -v docker-compose >/dev/null || { $(call install,make docker,docker-compose); }
 	@command -v debootstrap >/dev/null || { $(call install,make docker,debootstrap); }
+	@command -v ip >/dev/null || { $(call install,make docker,iproute2); }
 
 # Without systemd the engine goes on when make has ended; kill "$(cat /var/run/docker.pid)" ends it.
 ANSWERS := docker version --format '{{.Server.Version}}'

@@ -34,7 +34,7 @@ RUN /opt/midge/bin/pip install -q --no-deps ./source
 COPY units {units}
 """
 _TORCH_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
-_RUN = [
+RUN = [
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "DAC_READ_SEARCH"),
     *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
     *("--tmpfs", "/run:rw,mode=755", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"),  # noqa: S108 - in there
@@ -42,7 +42,7 @@ _RUN = [
     *("--env", "container=docker"),
 ]
 # systemd hands credentials to a service through a mount, which must spread.
-_INIT = ["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd"]
+INIT = ["sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd"]
 
 
 def image() -> str:
@@ -70,7 +70,7 @@ class Machine:
 
     def __init__(self, label: str) -> None:
         """Start it, with a label for its container, and wait until it has booted."""
-        self._id = _docker("run", "--detach", "--label", label, *_RUN, image(), *_INIT).strip()
+        self._id = _docker("run", "--detach", "--label", label, *RUN, image(), *INIT).strip()
         # Before that there is no systemd to ask whether it has booted.
         self.run("sh", "-c", "until test -S /run/systemd/private; do sleep 0.05; done")
         self.run("systemctl", "is-system-running", "--wait")
