@@ -95,8 +95,8 @@ class Authority:
         key = ec.generate_private_key(_CURVE)
         ends = min(now + timedelta(days=days), self.ends)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = {"broker": ExtendedKeyUsageOID.SERVER_AUTH}.get(
-            role, ExtendedKeyUsageOID.CLIENT_AUTH
+        usage = (
+            ExtendedKeyUsageOID.SERVER_AUTH if role == "broker" else ExtendedKeyUsageOID.CLIENT_AUTH
         )
         ours = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
             self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

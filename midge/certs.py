@@ -71,19 +71,20 @@ class Folders:
         if not re.fullmatch(RUN_NAME, run):
             raise ConfigError(f"--run: {run!r} is no name: letters, digits, _ . - and no more")
         _check_hosts(hosts)
-        if any((home / name).exists() for name in ("ca.key", "ca.pem", "register.json")):
+        if _has_some(home):
             raise ConfigError(
                 f"{home} has an authority already, which is left as it is: add to it with "
                 "midge certs node and midge certs aggregator, or give another folder with --out"
             )
         now = now.replace(microsecond=0)
-        made = cls(home, Authority.new(f"Midge, run {run}", now), Register(run=run, hosts=()), now)
+        register = Register(run=run, hosts=tuple(hosts))
+        made = cls(home, Authority.new("Midge authority", now), register, now)
         _make_folder(home)
         pair = made._authority.pair
         _write(home / "ca.key", pair.key, 0o600)
         _write(home / "ca.pem", pair.certificate)
         made._remember(made.register)
-        made.broker(hosts, days, renew=False)
+        made.broker((), days, renew=False)
         return made
 
     @classmethod
@@ -94,10 +95,13 @@ class Folders:
             text = (home / "register.json").read_text(encoding="utf-8")
             authority, register = Authority.load(pair), Register.model_validate_json(text)
         except FileNotFoundError as error:
-            raise ConfigError(
-                f"{error.filename} is not there: make an authority with midge certs init, or name "
-                "its folder with --out"
-            ) from None
+            remedy = (
+                "restore it from a backup; if it was midge certs init that did not get to its end, "
+                "delete the folder and begin anew"
+                if _has_some(home)
+                else "make an authority with midge certs init, or name its folder with --out"
+            )
+            raise ConfigError(f"{error.filename} is not there: {remedy}") from None
         except (ValueError, TypeError, ValidationError) as error:
             cause = str(error).partition("\n")[0]
             raise ConfigError(
@@ -108,11 +112,13 @@ class Folders:
         return cls(home, authority, register, now)
 
     def broker(self, hosts: Sequence[str], days: int, *, renew: bool) -> Path:
-        """A certificate for the broker; without hosts, for those that it had."""
+        """A certificate for the broker, for these hosts and those that it had: there are nodes that
+        know it by them.
+        """
         _check_hosts(hosts)
         folder = self.home / "broker"
         _check_new(folder, "the broker", renew=renew)
-        named = tuple(dict.fromkeys(hosts or self.register.hosts))
+        named = tuple(dict.fromkeys((*hosts, *self.register.hosts)))
         self._remember(self.register.model_copy(update={"hosts": named}))
         names = tuple(dict.fromkeys((*named, *_HERE)))
         self._issue(folder, named[0], "broker", days, names)
@@ -178,7 +184,9 @@ class Folders:
     ) -> None:
         serial = new_serial()
         usage: Literal["broker", "client"] = "broker" if role == "broker" else "client"
-        pair, ends = self._authority.issue(name, serial, self._now, days, usage, hosts)
+        # The broker goes by its alternative names: a host's can be too long for a subject.
+        subject = "Midge broker" if role == "broker" else name
+        pair, ends = self._authority.issue(subject, serial, self._now, days, usage, hosts)
         one = Issued(name=name, role=role, serial=f"{serial:x}", ends=ends)
         # First of all, so that no certificate is in the world that cannot be taken back.
         self._remember(self.register.model_copy(update={"issued": (*self.register.issued, one)}))
@@ -202,6 +210,27 @@ class Folders:
     def _remember(self, register: Register) -> None:
         self.register = register
         _write(self.home / "register.json", register.model_dump_json(indent=1).encode(), 0o600)
+        self._shut_out()
+
+    def _shut_out(self) -> None:
+        """Forbid everything to names of which nothing is good: see mosquitto/websockets.conf."""
+        path = self.home / "broker" / "acl"
+        if not path.exists():
+            return
+        clients = [one for one in self.register.issued if one.role != "broker"]
+        good = {one.name for one in clients if one.revoked is None}
+        names = sorted({one.name for one in clients} - good)
+        before = path.read_text(encoding="utf-8")
+        rules = before.partition(_SHUT_OUT)[0]
+        if names:
+            rules += _SHUT_OUT + "".join(f"user {name}\ntopic deny #\n" for name in names)
+        if rules != before:
+            _write(path, rules.encode())
+
+
+def _has_some(home: Path) -> bool:
+    """Whether anything of an authority is there."""
+    return any((home / name).exists() for name in ("ca.key", "ca.pem", "register.json"))
 
 
 def _check_hosts(hosts: Sequence[str]) -> None:
@@ -252,6 +281,9 @@ def _shipped(name: str) -> str:
     return (resources.files("midge") / "mosquitto" / name).read_text(encoding="utf-8")
 
 
+_SHUT_OUT = """
+# Revoked. `midge certs` writes all that is below this line; add your own rules above it.
+"""
 _BROKER_TOML = """
 [broker]
 host = "{host}"

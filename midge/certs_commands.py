@@ -5,7 +5,7 @@ that `midge --help` answers at once and needs no cryptography.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from midge import options
-from shared.disk import is_full
+from shared.disk import hold, is_full
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def init(host: _Hosts, run: options.Run = "default", out: _Out = _PKI, days: _Da
     """Make the authority, and all that the broker needs."""
     from midge.certs import Folders
 
-    with _told():
+    with _alone(out):
         folders = Folders.create(out, run, host, _now(), days)
     names = ", ".join(folders.register.hosts)
     typer.echo(f"{out} holds the authority of run {run}, for a broker at {names}.")
@@ -72,10 +72,10 @@ def broker(
     days: _Days = _DAYS,
     renew: _Renew = False,
 ) -> None:
-    """Make a new certificate for the broker, for other hosts if some are given."""
+    """Make a new certificate for the broker; hosts that are given are added to those it had."""
     from midge.certs import Folders
 
-    with _told():
+    with _alone(out):
         folders = Folders.open(out, _now())
         folder = folders.broker(host, days, renew=renew)
     _ready(folders, folder, "the broker")
@@ -87,7 +87,7 @@ def aggregator(out: _Out = _PKI, days: _Days = _DAYS, renew: _Renew = False) -> 
     """Make the aggregator's certificate, and settings to begin with."""
     from midge.certs import Folders
 
-    with _told():
+    with _alone(out):
         folders = Folders.open(out, _now())
         folder = folders.aggregator(days, renew=renew)
     _ready(folders, folder, "the aggregator")
@@ -97,6 +97,8 @@ def aggregator(out: _Out = _PKI, days: _Days = _DAYS, renew: _Renew = False) -> 
         "sudo deploy/install-aggregator.sh aggregator   # or by hand, in that folder:",
         "midge aggregator --config aggregator.toml",
     )
+    if renew:
+        _say("If it had been revoked, the broker must be told:", *_tell(out))
 
 
 @group.command(epilog="Example: midge certs node kitchen cellar")
@@ -109,7 +111,7 @@ def node(
     """Make certificates for nodes, and settings to begin with."""
     from midge.certs import Folders
 
-    with _told():
+    with _alone(out):
         folders = Folders.open(out, _now())
         made = folders.nodes(names, days, renew=renew)
     for name, folder in zip(names, made, strict=True):
@@ -120,6 +122,8 @@ def node(
             f"sudo deploy/install-node.sh {name}   # or by hand, in that folder:",
             "midge node --config node.toml",
         )
+    if renew:
+        _say("If it had been revoked, the broker must be told:", *_tell(out))
 
 
 @group.command(epilog="Example: midge certs revoke kitchen")
@@ -129,7 +133,7 @@ def revoke(
     """Take back all certificates of a party: the broker lets it in no more."""
     from midge.certs import Folders
 
-    with _told():
+    with _alone(out):
         taken = Folders.open(out, _now()).revoke(name)
     typer.echo(
         f"{taken} of {name} taken back; {out}/broker/crl.pem says so."
@@ -138,8 +142,7 @@ def revoke(
     )
     _say(
         "The broker must be told, where it runs; to restart it ends connections that stand:",
-        f"sudo install {_OWNER} -m 0600 {out}/broker/crl.pem /etc/mosquitto/midge/",
-        "sudo systemctl restart mosquitto",
+        *_tell(out),
     )
 
 
@@ -174,6 +177,15 @@ def _install(out: Path) -> tuple[str, ...]:
     )
 
 
+def _tell(out: Path) -> tuple[str, ...]:
+    """What brings the broker to know who was revoked."""
+    files = f"{out}/broker/crl.pem {out}/broker/acl"
+    return (
+        f"sudo install {_OWNER} -m 0600 {files} /etc/mosquitto/midge/",
+        "sudo systemctl restart mosquitto",
+    )
+
+
 def _where(out: Path) -> str:
     return "" if out == _PKI else f" --out {out}"
 
@@ -202,3 +214,10 @@ def _told() -> Iterator[None]:
         if is_full(error):
             raise  # told by the front door
         raise ConfigError(f"{error.filename}: {error.strerror}; see its owner and mode") from None
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The same, with the authority held: two at once would forget what one of them has signed."""
+    with _told(), hold(out, "--out") if out.is_dir() else nullcontext():
+        yield

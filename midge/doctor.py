@@ -1,7 +1,7 @@
 """`midge doctor`: tries a broker with what Midge asks of it, and says what is wrong.
 
 Only measures; what a figure means stands in `diagnosis.py`. Probes use topics below
-`midge/v1/doctor/`, which are no run's; only `access.py` needs those of a run.
+`midge/v1/_doctor/`, which are no run's; only `access.py` needs those of a run.
 """
 
 import secrets
@@ -88,7 +88,7 @@ class Doctor:
         self.findings += [
             Finding("reachable", "ok", f"{how}, let in after {took_s * 1000:.0f} ms"),
             diagnosis.versions(self._broker, self._accepted, problems.get("5", "")),
-            *lifetimes.examine(self._broker, datetime.now(UTC)),
+            *lifetimes.examine(self._broker, datetime.now(UTC), _renewal(self._role)),
         ]
         if self._broker.protocol not in self._accepted:
             self._broker = self._broker.model_copy(update={"protocol": self._accepted[0]})
@@ -329,3 +329,9 @@ def _told(announced: int) -> int | None:
 def _payload(size: int, topic: str) -> bytes:
     """Random bytes that make a packet of `size`."""
     return secrets.token_bytes(size - len(topic) - _HEADER_BYTES)
+
+
+def _renewal(role: Role | None) -> str:
+    """The command for a new certificate."""
+    whose = "node NAME" if role is None else f"node {role.node}" if role.node else "aggregator"
+    return f"midge certs {whose} --renew"

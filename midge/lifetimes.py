@@ -15,14 +15,14 @@ _SOON_DAYS = 30
 _PATIENCE_S = 10.0
 
 
-def examine(broker: Broker, now: datetime) -> list[Finding]:
-    """A finding for the broker's certificate, and one for ours if we have one."""
+def examine(broker: Broker, now: datetime, renewal: str) -> list[Finding]:
+    """A finding for the broker's certificate, and one for ours; `renewal` is its command."""
     if not broker.encrypted:
         return []
     found = [judge("broker's certificate", _of_broker(broker), now, "midge certs broker --renew")]
     if broker.cert_file is not None:
         _, ends = certificates.valid(broker.cert_file) or (None, None)
-        found.append(judge("our certificate", ends, now, "midge certs node NAME --renew"))
+        found.append(judge("our certificate", ends, now, renewal))
     return found
 
 

@@ -38,9 +38,9 @@ TOPICS = (
     Rule("events", "aggregator", retained=False),
 )
 
-DOCTOR = f"{ROOT}/doctor"
-"""Below it `midge doctor` tries a broker: no topic of any run, so nobody listens, and always the
-same, so that access rules can allow it."""
+DOCTOR = f"{ROOT}/_doctor"
+"""Below it `midge doctor` tries a broker: no run can have this name, so nobody listens, and it is
+always the same, so that access rules can allow it."""
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """One level of a topic: no slash, no wildcard."""

@@ -16,7 +16,7 @@ from midge import cli
 from midge.access import AGGREGATOR, Role
 from midge.authority import Authority
 from midge.certs import Folders
-from shared import certificates, config
+from shared import certificates, config, disk
 from shared.errors import ConfigError
 from shared.topics import BROKER_DROPPED, DOCTOR, ROOT, TOPICS, Rule
 
@@ -170,8 +170,26 @@ def test_renewing_makes_a_new_key_and_keeps_what_people_changed(
     }  # fmt: skip
     assert (kitchen / "node.toml").read_text() == settings
     assert (home / "broker" / "midge.conf").read_text() == "# mine\n"
-    assert "10.0.0.1" in text(home / "broker" / "cert.pem")
     assert "OK" in verified(home, kitchen / "cert.pem", "sslclient")
+
+
+def test_a_host_is_added_to_those_by_which_nodes_know_the_broker(
+    folders: Folders, home: Path
+) -> None:
+    folders.broker(["10.0.0.1"], 825, renew=True)
+    names = text(home / "broker" / "cert.pem")
+    assert all(f":{host}" in names for host in ("10.0.0.1", "broker.local", "192.168.1.10"))
+    (cellar,) = folders.nodes(["cellar"], 825, renew=False)
+    assert 'host = "10.0.0.1"' in (cellar / "node.toml").read_text()
+
+
+def test_names_may_be_as_long_as_the_network_and_the_protocol_allow(home: Path) -> None:
+    host = ".".join(["a" * 63] * 3)
+    assert midge("init", "--host", host, "--run", "r" * 64, "--out", home).exit_code == 0
+    assert midge("node", "n" * 64, "--out", home).exit_code == 0
+    for folder, purpose in (("broker", "sslserver"), (f"nodes/{'n' * 64}", "sslclient")):
+        now = datetime.now(UTC)
+        assert "OK" in verified(home, home / folder / "cert.pem", purpose, now)
 
 
 def test_revoking_takes_back_the_old_certificates_too_and_a_new_one_is_good(
@@ -191,6 +209,27 @@ def test_revoking_takes_back_the_old_certificates_too_and_a_new_one_is_good(
     assert again.revoke("kitchen") == 0
     again.nodes(["kitchen"], 825, renew=True)
     assert "OK" in verified(home, kitchen / "cert.pem", "sslclient", NOW + timedelta(days=1))
+
+
+def test_who_has_nothing_good_is_forbidden_everything_in_the_access_rules_too(
+    folders: Folders, home: Path
+) -> None:
+    acl = home / "broker" / "acl"
+    mine = acl.read_text() + "\nuser guest\ntopic read midge/#\n"
+    acl.write_text(mine)
+    folders.nodes(["kitchen", "cellar", "attic"], 825, renew=False)
+    assert acl.read_text() == mine
+    folders.revoke("kitchen")
+    folders.revoke("attic")
+    begins, lines = acl.read_text().split("# Revoked.")
+    assert begins == mine + "\n"
+    denied = lines.splitlines()[1:]
+    assert denied == ["user attic", "topic deny #", "user kitchen", "topic deny #"]
+    folders.nodes(["attic"], 825, renew=True)
+    assert acl.read_text().splitlines()[-2:] == ["user kitchen", "topic deny #"]
+    assert "attic" not in acl.read_text()
+    folders.nodes(["kitchen"], 825, renew=True)
+    assert acl.read_text() == mine
 
 
 # What is refused
@@ -251,6 +290,22 @@ def test_a_damaged_authority_is_told(home: Path, name: str) -> None:
 
 
 @pytest.mark.usefixtures("folders")
+def test_two_commands_at_once_do_not_forget_what_one_of_them_signs(home: Path) -> None:
+    with disk.hold(home):
+        assert "in use by another process" in told("node", "kitchen", "--out", home)
+        assert midge("list", "--out", home).exit_code == 0
+    assert midge("node", "kitchen", "--out", home).exit_code == 0
+
+
+@pytest.mark.usefixtures("folders")
+@pytest.mark.parametrize("name", ["ca.pem", "ca.key", "register.json"])
+def test_an_authority_that_is_not_whole_is_told(home: Path, name: str) -> None:
+    (home / name).unlink()
+    assert "has an authority already" in told("init", "--host", "h", "--out", home)
+    assert f"{name} is not there: restore it from a backup" in told("list", "--out", home)
+
+
+@pytest.mark.usefixtures("folders")
 def test_keys_of_two_authorities_do_not_mix(home: Path) -> None:
     (home / "ca.key").write_bytes(Authority.new("other", NOW).pair.key)
     assert "do not belong together" in told("list", "--out", home)
@@ -289,7 +344,10 @@ def test_each_command_says_what_to_type_next(home: Path) -> None:
     assert "install-aggregator.sh" in midge("aggregator", *out).output
     shown = midge("revoke", "kitchen", *out).output
     assert "1 of kitchen taken back" in shown
+    told = f"{home}/broker/crl.pem {home}/broker/acl /etc/mosquitto/midge/"
+    assert told in shown
     assert "sudo systemctl restart mosquitto" in shown
+    assert told in midge("node", "kitchen", "--renew", *out).output
 
 
 def test_the_list_has_every_certificate_with_its_state(folders: Folders, home: Path) -> None:

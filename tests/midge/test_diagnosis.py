@@ -41,7 +41,7 @@ def test_what_is_well_has_no_paragraph() -> None:
 
 @pytest.mark.parametrize(("copies", "verdict"), [(0, "wrong"), (1, "ok"), (2, "warning")])
 def test_a_message_is_delivered_once(copies: int, verdict: str) -> None:
-    found = diagnosis.delivery(copies, acknowledged=True, topic="midge/v1/doctor")
+    found = diagnosis.delivery(copies, acknowledged=True, topic="midge/v1/_doctor")
     assert found.verdict == verdict
 
 

@@ -19,4 +19,4 @@ def test_a_certificate_that_ends_soon_is_a_warning_with_the_command() -> None:
 
 
 def test_without_encryption_there_is_nothing_to_say() -> None:
-    assert lifetimes.examine(Broker(), NOW) == []
+    assert lifetimes.examine(Broker(), NOW, "") == []

@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.memory import matches
-from shared.topics import TOPICS, Topics, Upward, is_wildcard
+from shared.topics import DOCTOR, ROOT, RUN_NAME, TOPICS, Topics, Upward, is_wildcard
 
 LETTERS = "ABCXYZabcxyz0123456789"
 NODES = st.builds(str.__add__, st.sampled_from(LETTERS), st.text(LETTERS + "_.-", max_size=63))
@@ -33,6 +35,11 @@ def test_every_topic_of_the_table_is_built_as_it_stands_there() -> None:
 def test_nodes_write_below_up_and_nowhere_else() -> None:
     for rule in TOPICS:
         assert (rule.writer == "node") == rule.pattern.startswith("up/{node}/")
+
+
+def test_no_run_can_have_the_name_below_which_everybody_may_write() -> None:
+    assert re.fullmatch(RUN_NAME, "doctor")
+    assert not re.fullmatch(RUN_NAME, DOCTOR.removeprefix(f"{ROOT}/"))
 
 
 @given(NODES, st.integers(0, 65535))

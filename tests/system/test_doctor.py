@@ -190,7 +190,7 @@ def test_rules_that_leave_no_topic_to_test_with(mosquitto: "MakeBroker") -> None
     code, lines = examined(broker, *as_role(role), password="x")
     assert code == 0
     assert result(lines, "topics to test with").startswith("warning")
-    assert "topic readwrite midge/v1/doctor/#" in lines
+    assert "topic readwrite midge/v1/_doctor/#" in lines
     assert result(lines, "own topics").startswith("ok")
 
 
