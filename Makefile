@@ -55,11 +55,13 @@ check: venv ## format, lint, types and the fast tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -m "not system" $(PYTEST_ARGS)
 
-bench: venv broker ## measure rounds, memory and the first demo, and print tables
+bench: venv broker ## measure rounds, memory, starts and the first demo, and print tables
 	$(VENV)/bin/python -m benchmarks.null_round
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.first_demo
 	$(VENV)/bin/python -m benchmarks.one_result
+	$(VENV)/bin/python -m benchmarks.cold_start
+	$(VENV)/bin/python -m benchmarks.sizes
 
 bench-reliability: venv broker ## measure disk, bad links, restarts and slow nodes: a quarter of an hour
 	$(VENV)/bin/python -m benchmarks.durability
