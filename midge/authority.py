@@ -6,7 +6,7 @@ Everything here is made in memory and given back as PEM; which file holds what i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from typing import Literal, Self
 
@@ -18,8 +18,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from shared.errors import ConfigError
 
 AUTHORITY_DAYS = 3650
-LEAF_DAYS = 825
-"""A bit more than two years: what clients that check it take at most."""
 
 _BACKDATED = timedelta(days=1)  # a Raspberry Pi has no clock battery, and comes up behind
 _CURVE = ec.SECP256R1()  # every OpenSSL and every microcontroller knows it
@@ -201,8 +199,3 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def this_moment() -> datetime:
-    """The time of day, which certificates are about."""
-    return datetime.now(UTC)

@@ -4,7 +4,6 @@ Each is thin: folders and files are the business of `certs.py`, imported by the 
 that `midge --help` answers at once and needs no cryptography.
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from midge import options
+from shared.disk import is_full
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _Hosts = Annotated[
 ]  # fmt: skip
 _PKI = Path("pki")
 _DAYS = 825
+"""A bit more than two years: what clients that check it take at most."""
 _OWNER = "-o mosquitto -g mosquitto"
 
 
@@ -198,6 +199,6 @@ def _told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise  # told by the front door
         raise ConfigError(f"{error.filename}: {error.strerror}; see its owner and mode") from None

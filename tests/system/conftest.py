@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def docker() -> Iterator[str]:
-    """The label for containers and networks of a test: what carries it is gone in the end.
+    """The label for what a test makes in Docker: what carries it is gone in the end.
 
     Where no engine answers it skips; MIDGE_NEEDS_DOCKER=1 makes that a failure.
     """

@@ -44,6 +44,7 @@ MAPPED = {
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for networks of its own"),
     pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip: apt-get install iproute2"),
 ]
@@ -60,7 +61,8 @@ class Typist:
     own: Path
     """Its /etc/mosquitto."""
     folder: Path
-    running: list["subprocess.Popen[str]"] = field(default_factory=list)
+    services: list["subprocess.Popen[str]"] = field(default_factory=list)
+    _started: list["subprocess.Popen[str]"] = field(default_factory=list)
 
     def type(self, command: str) -> None:
         """Type one line of the README, and wait for it unless it is a service."""
@@ -70,17 +72,23 @@ class Typist:
         if command.startswith("cd "):
             self.folder = (self.folder / command.removeprefix("cd ")).resolve()
         elif _SERVICE.match(command):
-            self.running.append(self._start(command))
+            self.services.append(self._start(command))
         else:
             done = self._start(command)
             told, _ = done.communicate(timeout=LONG_S)
             assert done.returncode == 0, f"{command}: {told}"
 
+    def kill(self) -> None:
+        """End what still runs."""
+        for process in self._started:
+            with process:
+                process.kill()
+
     def _start(self, command: str) -> "subprocess.Popen[str]":
         service = "exec " if _SERVICE.match(command) else ""
         own = f"mount --bind {shlex.quote(str(self.own))} /etc/mosquitto"
         shell = f"{own}; PATH=$PATH:/usr/sbin; {service}{command}"
-        return subprocess.Popen(
+        started = subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, "unshare", "-m", "bash", "-ec", shell],
             cwd=self.folder,
             env={**os.environ, **ONE_ROUND},
@@ -88,6 +96,8 @@ class Typist:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._started.append(started)
+        return started
 
 
 @pytest.fixture
@@ -138,10 +148,11 @@ def _machine(namespace: str, home: Path, name: str) -> Typist:
 def machines(networks: tuple[str, str], tmp_path: Path) -> Iterator[tuple[Typist, Typist]]:
     host = _machine(networks[0], tmp_path, "host")
     node = _machine(networks[1], tmp_path, "node")
-    yield host, node
-    for process in (*node.running, *reversed(host.running)):
-        process.terminate()
-        process.communicate(timeout=LONG_S)
+    try:
+        yield host, node
+    finally:
+        node.kill()
+        host.kill()
 
 
 def test_what_the_readme_has_one_type_makes_a_federation(
@@ -152,7 +163,7 @@ def test_what_the_readme_has_one_type_makes_a_federation(
         host.type(command)
     for command in ON_NODE:
         node.type(command)
-    broker, aggregator = host.running
+    broker, aggregator = host.services
     told, _ = aggregator.communicate(timeout=LONG_S)
     assert aggregator.returncode == 0, told
     assert "finished: term 1, round 1, version 1" in told, told

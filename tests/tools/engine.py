@@ -12,9 +12,16 @@ import psutil
 
 _KEY = "midge-test"
 LABEL = f"{_KEY}={os.getpid()}-{psutil.Process().create_time():.0f}"
-"""For `docker run --label` and `docker network create --label`: of this very run."""
+"""Of this very run, for the `--label` of what Docker makes."""
 
 _ANSWER_S = 30.0
+# Where its labels are, how it is listed and how it is removed: containers first, they use the rest.
+_KINDS = {
+    "container": (".Config.Labels", ["ls", "--all"], ["rm", "--force", "--volumes"]),
+    "network": (".Labels", ["ls"], ["rm"]),
+    "volume": (".Labels", ["ls"], ["rm"]),
+    "image": (".Config.Labels", ["ls"], ["rm", "--force"]),
+}
 
 
 def lacks() -> str | None:
@@ -32,23 +39,19 @@ def lacks() -> str | None:
 
 
 def remove(label: str) -> None:
-    """Remove all containers, with their volumes, and then all networks that carry a label."""
-    if found := _listed("ps", "--all", label):
-        _docker("rm", "--force", "--volumes", *found)
-    if found := _listed("network", "ls", label):
-        _docker("network", "rm", *found)
+    """Remove all that carries a label: containers, networks, volumes and images."""
+    for kind, (_, _, removal) in _KINDS.items():
+        for one in _listed(kind, label):
+            _docker(kind, *removal, one)
 
 
 def remove_leftovers() -> None:
     """Remove what runs left behind that are no more."""
     labels = set()
-    for kind in (("ps", "--all"), ("network", "ls")):
-        ids = _listed(*kind, _KEY)
-        what = "container" if kind[0] == "ps" else "network"
-        path = ".Config.Labels" if kind[0] == "ps" else ".Labels"
+    for kind, (path, _, _) in _KINDS.items():
         form = f'{{{{index {path} "{_KEY}"}}}}'
-        if ids:
-            labels |= set(_docker(what, "inspect", "--format", form, *ids).stdout.split())
+        if ids := _listed(kind, _KEY):
+            labels |= set(_docker(kind, "inspect", "--format", form, *ids).stdout.split())
     for label in labels:
         if not _runs(label):
             remove(f"{_KEY}={label}")
@@ -62,9 +65,9 @@ def _runs(label: str) -> bool:
         return False
 
 
-def _listed(*arguments: str) -> list[str]:
-    *command, label = arguments
-    return _docker(*command, "--quiet", "--filter", f"label={label}").stdout.split()
+def _listed(kind: str, label: str) -> list[str]:
+    listing = _KINDS[kind][1]
+    return _docker(kind, *listing, "--quiet", "--filter", f"label={label}").stdout.split()
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from real_brokers import Mosquitto, RealBroker, free_port
 
 from midge.authority import Authority, Pair
+from midge.probe import LinkError, Probe
 from shared.config import Broker
 
 SHIPPED = Path(__file__).parent.parent.parent / "mosquitto"
@@ -81,3 +83,23 @@ def folder(path: Path, pair: Pair, authority: Path) -> Path:
 def authority(home: Path) -> Authority:
     """The authority that `midge certs init` made there."""
     return Authority.load(Pair((home / "ca.pem").read_bytes(), (home / "ca.key").read_bytes()))
+
+
+def party(pki: Path, name: str) -> Path:
+    """The folder that `midge certs` made for the aggregator or a node."""
+    return pki / "aggregator" if name == "aggregator" else pki / "nodes" / name
+
+
+def refusal(settings: Broker) -> str:
+    """What a client with these settings is told; it must not be let in."""
+    with pytest.raises(LinkError) as told, Probe(settings, "stranger"):
+        pass
+    return str(told.value)
+
+
+def said(settings: Broker, topic: str) -> str:
+    """What the broker answers to one message, on MQTT 5."""
+    with Probe(settings, "writer") as writer:
+        writer.say(topic, b"")
+        writer.acknowledged()
+        return writer.refusal()

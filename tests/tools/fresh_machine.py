@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 IMAGE = "midge-test/fresh:local"
 USER = "pi"
 PATIENCE_S = 240.0
+_DOCKER_S = 500.0
+"""For one command of Docker; to make the image takes longest."""
 
 # Any of these machines may log in on any other: as after ssh-copy-id.
 _DOCKERFILE = """\
@@ -50,10 +52,15 @@ class Machine:
         init = INIT if systemd else ["sleep", "infinity"]
         named = ("--label", label, "--hostname", name)
         self.id = _docker("run", "--detach", *named, *RUN, *options, image(), *init).strip()
-        if systemd:
+        if not systemd:
+            return
+        try:
             # Before that there is no systemd to ask whether it has booted.
             self.run("until test -S /run/systemd/private; do sleep 0.05; done", user="root")
             self.run("systemctl is-system-running --wait", user="root")
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -112,8 +119,10 @@ class Machine:
 def network(label: str) -> Iterator[str]:
     """A network with its own addresses, gone when it is left."""
     name = _docker("network", "create", "--label", label, f"midge-test-{os.getpid()}").strip()
-    yield name
-    _docker("network", "rm", name)
+    try:
+        yield name
+    finally:
+        _docker("network", "rm", name)
 
 
 def mounted_data() -> tuple[list[str], str]:
@@ -126,6 +135,6 @@ def mounted_data() -> tuple[list[str], str]:
 
 def _docker(*arguments: str) -> str:
     command = ["docker", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DOCKER_S)
     assert done.returncode == 0, f"{' '.join(command)}: {(done.stdout + done.stderr)[-3000:]}"
     return done.stdout

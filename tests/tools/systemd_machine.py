@@ -16,6 +16,8 @@ import images
 ROOT = Path(__file__).parent.parent.parent
 IMAGE = "midge-test/systemd:local"
 PATIENCE_S = 60.0
+_DOCKER_S = 500.0
+"""For one command of Docker; to make the image takes longest."""
 UNITS = "/etc/systemd/system"
 
 _SOURCES = ("aggregator", "edge_node", "midge", "shared", "pyproject.toml", "README.md", "LICENSE")
@@ -71,10 +73,14 @@ class Machine:
     def __init__(self, label: str) -> None:
         """Start it, with a label for its container, and wait until it has booted."""
         self._id = _docker("run", "--detach", "--label", label, *RUN, image(), *INIT).strip()
-        # Before that there is no systemd to ask whether it has booted.
-        self.run("sh", "-c", "until test -S /run/systemd/private; do sleep 0.05; done")
-        self.run("systemctl", "is-system-running", "--wait")
-        self.mark()
+        try:
+            # Before that there is no systemd to ask whether it has booted.
+            self.run("sh", "-c", "until test -S /run/systemd/private; do sleep 0.05; done")
+            self.run("systemctl", "is-system-running", "--wait")
+            self.mark()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +138,7 @@ class Machine:
 
 def _docker(*arguments: str, stdin: bytes | None = None) -> str:
     command = ["docker", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, check=False)
+    done = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=_DOCKER_S)
     told = (done.stdout + done.stderr).decode()[-3000:]
     assert done.returncode == 0, f"{' '.join(command)} gave {done.returncode}: {told}"
     return done.stdout.decode()
