@@ -109,9 +109,9 @@ def _made_of(image: str) -> str:
 def _import(root: Path, image: str, inputs: str, *changes: str) -> None:
     labelled = (f"LABEL {_INPUTS}={inputs}", *changes)
     options = [word for change in labelled for word in ("--change", change)]
-    archive = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
-    _run("docker", "import", *options, "-", image, stdin=archive.stdout)
-    assert archive.wait() == 0
+    with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as archive:
+        _run("docker", "import", *options, "-", image, stdin=archive.stdout)
+    assert archive.returncode == 0
 
 
 def _run(*command: str | Path, stdin: IO[bytes] | None = None) -> None:
