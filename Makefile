@@ -1,7 +1,7 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine check bench bench-reliability chaos results results-quick \
+.PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine docker-stop systemd-analyze check bench bench-reliability chaos results results-quick \
     arm64 clean broker other-brokers
 
 PYTHON ?= python3
@@ -47,7 +47,9 @@ test-container: docker ## the system tests once more, on Mosquitto in a containe
 	    --ignore tests/system/federation/test_chaos.py --timeout 120 $(PYTEST_ARGS)
 
 docker: venv broker docker-engine ## what the container tests need: an engine, started if need be, and images
-	$(VENV)/bin/python tests/tools/images.py
+	@if [ "$$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then \
+	    root='sudo -n --preserve-env=PIP_FIND_LINKS,DOCKER_HOST'; else root=; fi; \
+	set -x; $$root $(VENV)/bin/python tests/tools/images.py
 
 check: venv ## format, lint, types and the fast tests
 	$(VENV)/bin/ruff format --check
@@ -55,11 +57,13 @@ check: venv ## format, lint, types and the fast tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -m "not system" $(PYTEST_ARGS)
 
-bench: venv broker ## measure rounds, memory and the first demo, and print tables
+bench: venv broker ## measure rounds, memory, starts and the first demo, and print tables
 	$(VENV)/bin/python -m benchmarks.null_round
 	$(VENV)/bin/python -m benchmarks.memory
 	$(VENV)/bin/python -m benchmarks.first_demo
 	$(VENV)/bin/python -m benchmarks.one_result
+	$(VENV)/bin/python -m benchmarks.cold_start
+	$(VENV)/bin/python -m benchmarks.sizes
 
 bench-reliability: venv broker ## measure disk, bad links, restarts and slow nodes: a quarter of an hour
 	$(VENV)/bin/python -m benchmarks.durability
@@ -143,20 +147,32 @@ docker-tools:
 	@command -v docker-compose >/dev/null || { $(call install,make docker,docker-compose); }
 	@command -v debootstrap >/dev/null || { $(call install,make docker,debootstrap); }
 	@command -v ip >/dev/null || { $(call install,make docker,iproute2); }
+	@command -v iptables >/dev/null || { $(call install,make docker,iptables); }
 
-# Without systemd the engine goes on when make has ended; kill "$(cat /var/run/docker.pid)" ends it.
-ANSWERS := docker version --format '{{.Server.Version}}'
+# With it the tests read the units in deploy/.
+systemd-analyze:
+	@command -v systemd-analyze >/dev/null || { $(call install,make systemd-analyze,systemd); }
+
+# Without systemd the engine goes on when make has ended; make docker-stop ends it.
+ANSWERS := timeout 30 docker version --format '{{.Server.Version}}'
 docker-engine: docker-tools
 	@if $(ANSWERS) >/dev/null 2>&1; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then root=; else root='sudo -n'; fi; \
 	if [ -d /run/systemd/system ]; then $$root systemctl start docker && $(ANSWERS); exit; fi; \
 	mkdir -p runs; echo 'Starting dockerd; its log is $(DOCKERD_LOG)'; \
 	setsid $$root dockerd --log-level warn --group "$$(id -gn)" >$(DOCKERD_LOG) 2>&1 </dev/null & \
+	deadline=$$(($$(date +%s) + 60)); \
 	until $(ANSWERS) >/dev/null 2>&1; do \
-	    kill -0 $$! 2>/dev/null || { \
-	        echo 'dockerd has ended; the last that it wrote:'; tail -n 40 $(DOCKERD_LOG); exit 1; } >&2; \
-	    sleep 0.2; \
+	    if [ ! -d /proc/$$! ]; then failed='dockerd has ended'; \
+	    elif [ "$$(date +%s)" -gt $$deadline ]; then failed='dockerd does not answer'; $$root kill $$!; \
+	    else sleep 0.2; continue; fi; \
+	    { echo "$$failed; the last that it wrote:"; tail -n 40 $(DOCKERD_LOG); exit 1; } >&2; \
 	done
+
+docker-stop:
+	@if [ "$$(id -u)" = 0 ]; then root=; else root='sudo -n'; fi; \
+	if [ -d /run/systemd/system ]; then $$root systemctl stop docker.socket docker; \
+	else pid=$$(cat /var/run/docker.pid) && $$root kill $$pid && timeout 60 tail --pid=$$pid -f /dev/null; fi
 
 # What it is for, and a package of Debian's.
 # A failed update is no end: often it is some other source that does not answer.

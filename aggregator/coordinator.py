@@ -212,9 +212,12 @@ class Coordinator:
         self._roster.doubt_all(now)
         self._bulletin.all_new()
         subscribe = self.voice.connected(event)
-        self._rounds.fit(self.voice.largest_cohort, now)
+        largest = self.voice.largest_cohort
+        why = f"a manifest on this broker names {largest} nodes at most"
+        shrunk = self._rounds.fit(largest, now)
         effects: list[Effect] = [
             Save(self.snapshot()),
+            *([self._record("carried_over", reason=why)] if shrunk else []),
             subscribe,
             *self.voice.model(self._release),
             self._publish_manifest(),
@@ -281,10 +284,11 @@ class Coordinator:
         self._bulletin.changed()
         if not self._roster.heard(node, state, now):
             raise PeerError(f"the roster is full: max_nodes = {self.config.limits.max_nodes}")
-        if not self.voice.overruled(state.follows):
+        if not self.voice.overruled(state.follows, self._version, self._rounds.number):
             return []
         self._bulletin.all_new()
-        return [Save(self.snapshot()), self._publish_manifest()]
+        told = self._record("restored", node=node, reason="it has followed us further than we know")
+        return [Save(self.snapshot()), told, self._publish_manifest()]
 
     def _on_evaluated(self, event: Evaluated | EvaluationFailed) -> list[Effect]:
         self._scoring = False
@@ -294,15 +298,11 @@ class Coordinator:
         next_one = [] if newest or not self.config.rounds.open else self._evaluate()
         if isinstance(event, EvaluationFailed):
             told = self._record("evaluation_failed", version=event.version, reason=event.reason)
-            return [told, *next_one]
-        self._score = event
-        self._bulletin.changed()
-        told = self._record(
-            "evaluated",
-            version=event.version,
-            test_accuracy=event.accuracy,
-            test_loss=event.loss,
-        )
+        else:
+            self._score = event
+            self._bulletin.changed()
+            scores = {"test_accuracy": event.accuracy, "test_loss": event.loss}
+            told = self._record("evaluated", version=event.version, **scores)
         return [told, *next_one]
 
     def _on_update(self, where: Upward, payload: bytes, now: float) -> list[Effect]:

@@ -136,12 +136,14 @@ class Rounds:
         if self._roster.knows(node, offer.state_id):
             self.window.refused[node] = reason
 
-    def fit(self, largest: int, now: float) -> None:
+    def fit(self, largest: int, now: float) -> bool:
         """Carry over to a smaller round when a manifest cannot name everybody who is awaited: after
-        a restart a packet may hold less.
+        a restart a packet may hold less. Gives whether that was so.
         """
-        if len(self.awaited) > largest:
+        too_many = len(self.awaited) > largest
+        if too_many:
             self.carry_over(now)
+        return too_many
 
     def _present(self) -> list[str]:
         return self._roster.present(self._config.task)

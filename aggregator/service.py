@@ -143,7 +143,7 @@ def run(config: Config, supervisor: Supervisor) -> None:
     """Run the aggregator until its run is over or SIGTERM or Ctrl-C ends it. ConfigError when it
     cannot go on.
     """
-    with disk.hold(config.state_dir), disk.needs_room(config.state_dir):
+    with disk.needs_room(config.state_dir), disk.hold(config.state_dir):
         task = tasks.find(config.task)
         journal = Journal(config.state_dir / JOURNAL)
         checkpoint = begin(config, journal, lambda: task.initial(config.seed))

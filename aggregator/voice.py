@@ -11,7 +11,7 @@ from aggregator.tally import Tally
 from shared import chunks, codec
 from shared.errors import PeerError
 from shared.events import Connected
-from shared.messages import AggregatorState, Manifest, Receipt
+from shared.messages import AggregatorState, Followed, Manifest, Receipt
 from shared.topics import BROKER_DROPPED, Topics
 
 LAST_TERM = 2**53
@@ -19,8 +19,8 @@ LAST_TERM = 2**53
 
 MANIFEST_BYTES = 2048
 """More than a manifest takes beside the names of its cohort."""
-MOST_TERM = 2**32
-"""More than anybody starts an aggregator: a node that lies cannot bring the terms to their end."""
+MOST_STEP = 2**20
+"""More starts than lie between two backups; a node that lies cannot bring terms to their end."""
 MOST_RAISES = 16
 """So often nodes can raise our term, which costs a checkpoint each time."""
 NAME_BYTES = 66
@@ -173,15 +173,17 @@ class Voice:
         self.term = seen.term + 1
         return Meeting.OUTRANKED
 
-    def overruled(self, follows: tuple[int, str] | None) -> bool:
-        """Whether a node does not listen because it followed us under a term that an older
-        checkpoint, restored from a backup, knows nothing of: ours goes above it.
+    def overruled(self, followed: Followed | None, version: int, round_: int) -> bool:
+        """Whether a node does not listen because it has followed us further than we know: our state
+        is that of a backup. Our term goes above it.
         """
-        term, owner = follows or (0, "")
-        if owner != self.owner or not self.term <= term < MOST_TERM or self._raises >= MOST_RAISES:
+        if followed is None or followed.owner != self.owner or self._raises >= MOST_RAISES:
+            return False
+        theirs = (followed.term, followed.version, followed.round)
+        if theirs <= (self.term, version, round_) or followed.term - self.term > MOST_STEP:
             return False
         self._raises += 1
-        self.term = term + 1
+        self.term = min(followed.term + 1, LAST_TERM)
         return True
 
     def _slot(self, release: Release) -> int:

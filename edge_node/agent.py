@@ -45,7 +45,7 @@ from edge_node.upload import Chance, Upload
 from shared import chunks, codec, compression, messages
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
-from shared.messages import Chunk, Manifest, NodeState, Receipt
+from shared.messages import Chunk, Followed, Manifest, NodeState, Receipt
 from shared.params import Params
 from shared.topics import Topics
 
@@ -100,7 +100,7 @@ class Agent:
         self._job: Manifest | None = None  # training for it runs
         self._job_round = 0  # as the trainer knows it
         self._note = ""  # why we take no part
-        self._overruled = False  # the last manifest was of an aggregator that does not lead
+        self._overruled = False  # the last manifest stands before the one that we follow
         self._upload = Upload(config, self._topics, rng, fine=bool(memory.entries))
         self._said: NodeState | None = None
         self._namesake = Namesake()
@@ -468,8 +468,13 @@ class Agent:
             version=self._held[0].version if self._held else None,
             task=self._config.task,
             note=self._note[:200] if self.phase is Phase.DECLINED else "",
-            follows=(self.memory.term, self.memory.owner) if self._overruled else None,
+            follows=self._followed() if self._overruled else None,
         )
+
+    def _followed(self) -> Followed:
+        at = self._manifest
+        version, round_ = (at.version, at.round) if at else (0, 0)
+        return Followed(self.memory.term, self.memory.owner, version, round_)
 
     def _say(self, now: float) -> list[Effect]:
         """Publish the birth, or what changed since the last one; a refusal to take part at once."""

@@ -98,7 +98,7 @@ class Shell:
 def run(config: Config, supervisor: Supervisor) -> None:
     """Run the node until SIGTERM or Ctrl-C ends it. ConfigError when it cannot go on."""
     samples.check(config)
-    with disk.hold(config.state_dir), disk.needs_room(config.state_dir):
+    with disk.needs_room(config.state_dir), disk.hold(config.state_dir):
         memory = begin(config.state_dir)
         agent = Agent(config, memory, secrets.SystemRandom())
         inbox: Inbox[Event] = Inbox(config.inbox_bytes)

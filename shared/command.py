@@ -90,4 +90,7 @@ class _Status(logging.Handler):
         self._supervisor = supervisor
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._supervisor.status(record.getMessage())
+        try:
+            self._supervisor.status(record.getMessage())
+        except Exception:  # noqa: BLE001 (as every handler of logging: a line must not stop the work)
+            self.handleError(record)

@@ -102,6 +102,8 @@ def hold(folder: Path, setting: str = "state_dir") -> IO[bytes]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("wb")
     except OSError as error:
+        if is_full(error):
+            raise
         raise ConfigError(
             f"{setting}: cannot write to {folder}: {error.strerror}; "
             "choose another folder or its owner"

@@ -207,6 +207,16 @@ STOPPED = "stopped"
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Followed:
+    """Where the manifest stands that a node follows."""
+
+    term: Count
+    owner: StateId
+    version: Count = 0
+    round: Count = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
 class NodeState:
     """JSON birth of a node, and its will: who it is and what it is doing."""
 
@@ -220,8 +230,8 @@ class NodeState:
     task: Text = ""
     note: Text = ""
     """Why it is not taking part, when it is not."""
-    follows: tuple[Count, StateId] | None = None
-    """(term, owner) of the aggregator that it follows, when it ignored a lower one's manifest."""
+    follows: Followed | None = None
+    """Which manifest it follows, when it ignored one that stands before that."""
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -90,7 +90,7 @@ class Supervisor:
             channel.settimeout(1)
             try:
                 channel.connect(self._address)
-                channel.send(words.encode())
+                channel.send(words.encode(errors="replace"))
             except OSError as error:
                 # Whoever supervises us is gone or stuck: no reason to stop the work.
                 _log.debug("cannot notify %s: %s", self._address, error)

@@ -6,10 +6,10 @@ import pytest
 
 from aggregator import release
 from aggregator.config import Config, Rounds
-from aggregator.voice import LAST_TERM, MOST_RAISES, MOST_TERM, Meeting, Voice
+from aggregator.voice import LAST_TERM, MOST_RAISES, MOST_STEP, Meeting, Voice
 from shared import chunks, codec
 from shared.events import Connected
-from shared.messages import AggregatorState, Chunk, Manifest
+from shared.messages import AggregatorState, Chunk, Followed, Manifest
 from shared.params import from_tensors
 from shared.topics import BROKER_DROPPED
 
@@ -125,18 +125,28 @@ def test_a_cohort_that_is_as_large_as_may_be_fits_into_a_packet() -> None:
     assert len(speaker.manifest(RELEASE, 2**53, names).payload) <= speaker.chunk_bytes
 
 
+def followed(term: int, version: int = 7, round_: int = 9, owner: str = US) -> Followed:
+    return Followed(term, owner, version, round_)
+
+
 def test_a_node_that_followed_us_further_than_we_know_raises_our_term() -> None:
     speaker = voice()
-    assert not speaker.overruled(None)
-    assert not speaker.overruled((9, OTHER))
-    assert not speaker.overruled((speaker.term - 1, US))
-    assert speaker.overruled((9, US))
-    assert speaker.term == 10
+    term = speaker.term
+    assert not speaker.overruled(None, 7, 9)
+    assert not speaker.overruled(followed(term + 4, owner=OTHER), 7, 9)
+    assert not speaker.overruled(followed(term - 1, version=99), 7, 9)
+    assert not speaker.overruled(followed(term), 7, 9)
+    assert speaker.overruled(followed(term + 4, version=0), 7, 9)
+    assert speaker.term == term + 5
+    assert speaker.overruled(followed(term + 5, round_=10), 7, 9)
+    assert speaker.term == term + 6
 
 
 def test_a_node_that_lies_cannot_bring_the_terms_to_their_end() -> None:
     speaker = voice()
-    assert not speaker.overruled((MOST_TERM, US))
-    raises = [speaker.overruled((speaker.term, US)) for _ in range(100)]
+    term = speaker.term
+    assert not speaker.overruled(followed(LAST_TERM), 7, 9)
+    raises = [speaker.overruled(followed(speaker.term + MOST_STEP), 7, 9) for _ in range(100)]
     assert sum(raises) == MOST_RAISES
     assert not any(raises[MOST_RAISES:])
+    assert speaker.term == term + MOST_RAISES * (MOST_STEP + 1)

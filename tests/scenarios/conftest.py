@@ -20,7 +20,16 @@ from edge_node.agent import Agent
 from edge_node.config import Config as NodeConfig
 from shared import chunks, codec
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
-from shared.messages import AggregatorState, Chunk, Manifest, NodeState, Offer, Plan, Receipt
+from shared.messages import (
+    AggregatorState,
+    Chunk,
+    Followed,
+    Manifest,
+    NodeState,
+    Offer,
+    Plan,
+    Receipt,
+)
 from shared.params import Params, Spec
 from shared.topics import BROKER_DROPPED, Topics
 
@@ -361,9 +370,15 @@ def _state(*, alive: bool, words: Words) -> bytes:
         doing=words.get("doing", "idle" if alive else "offline"),
         task=words.get("task", "null"),
         note=words.get("note", ""),
-        follows=(int(words["follows"]), IDS[words["owner"]]) if "follows" in words else None,
+        follows=_followed(words) if "follows" in words else None,
     )
     return codec.encode_json(state)
+
+
+def _followed(words: Words) -> Followed:
+    """follows=TERM.VERSION.ROUND"""
+    term, version, round_ = map(int, words["follows"].split("."))
+    return Followed(term, IDS[words["owner"]], version, round_)
 
 
 def _receipt(kind: Any, counter: int | None, **rest: Any) -> Received:  # noqa: ANN401
@@ -423,7 +438,8 @@ def _message(topic: str, payload: bytes) -> str:
             state = codec.decode_json(NodeState, payload)
             note = f" ({state.note})" if state.note else ""
             held = "no model" if state.version is None else f"v{state.version}"
-            follows = f", follows term {state.follows[0]}" if state.follows else ""
+            at = state.follows
+            follows = f", follows {at.term}.{at.version}.{at.round}" if at else ""
             return (
                 f"alive {state.boot}.{state.connection} {state.doing}{note}, holds {held}{follows}"
             )

@@ -164,3 +164,18 @@ def test_starts_are_counted_and_a_corrupt_count_begins_again(tmp_path: Path) -> 
     assert [disk.count_start(tmp_path) for _ in range(3)] == [0, 1, 2]
     (tmp_path / "starts").write_bytes(b"torn")
     assert disk.count_start(tmp_path) == 0
+
+
+def test_a_full_disk_is_told_as_such_from_the_first_file_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", full)
+    with (
+        pytest.raises(ConfigError, match=r"no room on the disk of .*: make some"),
+        disk.needs_room(tmp_path),
+        disk.hold(tmp_path),
+    ):
+        pytest.fail("held")

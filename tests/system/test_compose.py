@@ -47,7 +47,7 @@ class Compose:
             "MIDGE_DATA": str(data),
             "MIDGE_ROUNDS": "0",  # without end
             "MIDGE_TAG": project,
-            "TORCH_INDEX": "",  # what this machine's pip knows is in the base
+            "TORCH_INDEX": images.torch_index(),
         }
 
     def __call__(self, *arguments: str, within_s: float = PATIENCE_S) -> str:

@@ -33,7 +33,7 @@ FENCE = f"{DOCTOR}/fence"
 
 
 def soon_refused(settings: Broker) -> str:
-    """The same once the broker has read its files again, of which it tells nobody."""
+    """The refusal once the broker has read its files again, of which it tells nobody."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         try:

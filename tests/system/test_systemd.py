@@ -270,9 +270,7 @@ def test_a_certificate_that_has_expired_is_tried_again_at_a_calm_pace(
 ) -> None:
     field.give(NODE, authority.sign("kitchen", days=-1))
     field.start(*FLEET)
-    refused = field.until(NODE, "certificate")
-    assert "expired" in refused
-    assert "check broker.cert_file and broker.key_file" in refused
+    field.until(NODE, r"our certificate .* expired on .*--renew")
     field.until(NODE, "restart counter is at 3")
     stamps = field.journal(NODE, "--output=short-unix", "--grep=restart counter is at")
     times = [float(line.split()[0]) for line in stamps]
@@ -286,7 +284,7 @@ def test_a_broker_of_a_stranger_is_not_believed(field: Field, tmp_path: Path) ->
     stranger = Authority(tmp_path).sign("stranger")
     field.give(NODE, {**field.credentials[NODE], "ca.pem": stranger["ca.pem"]})
     field.start(*FLEET)
-    field.until(NODE, "TLS failed: self-signed certificate in certificate chain; check .*ca_file")
+    field.until(NODE, r"TLS failed: its certificate is not from the authority in .*ca\.pem")
     field.until(NODE, "restart counter is at 1")
     field.give(NODE, field.credentials[NODE])
     field.starts(NODE)

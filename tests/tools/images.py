@@ -4,6 +4,7 @@ They stand for the official ones of the same use and are never to be taken for t
 the Mosquitto of this machine.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -18,7 +19,11 @@ BROKER = "midge-test/mosquitto:local"
 """This machine's Mosquitto on port 1883; it lets everybody in."""
 
 _MIRROR = "http://deb.debian.org/debian"
+_PACKAGES = "ca-certificates,python3,python3-venv"
 _AUTHORITIES = Path("etc/ssl/certs/ca-certificates.crt")
+_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+_INPUTS = "midge-test-inputs"
+"""The label with a digest of what an image was made of: once that differs, it is made anew."""
 _BROKER_CONFIG = """\
 listener 1883 0.0.0.0
 allow_anonymous true
@@ -34,36 +39,51 @@ def exists(image: str) -> bool:
     return done.returncode == 0
 
 
+def wheels() -> Path | None:
+    """The folder of wheels that this machine's pip knows, which the base then has; or None."""
+    named = os.environ.get("PIP_FIND_LINKS", "")
+    return Path(named) if named and Path(named).is_dir() else None
+
+
+def torch_index() -> str:
+    """Where, in the base, pip finds a torch without CUDA; "" if among the wheels there."""
+    return "" if wheels() else _TORCH_INDEX
+
+
 def base() -> str:
     """Make Debian 12 as a user's fresh container has it, with Python; needs root."""
-    if exists(BASE):
+    own = wheels()
+    names = sorted(file.name for file in own.iterdir()) if own else []
+    inputs = _digest(_MIRROR, _PACKAGES, ("/" / _AUTHORITIES).read_bytes(), *names)
+    if _made_of(BASE) == inputs:
         return BASE
+    assert os.geteuid() == 0, f"making {BASE} needs root: sudo -E {sys.executable} {__file__} base"
     with tempfile.TemporaryDirectory(prefix="midge-image-") as folder:
         root = Path(folder) / "root"
-        packages = "--include=ca-certificates,python3,python3-venv"
+        packages = f"--include={_PACKAGES}"
         _run("debootstrap", "--variant=minbase", packages, "bookworm", root, _MIRROR)
         # What this machine trusts and where its pip looks holds in its containers too.
         shutil.copy("/" / _AUTHORITIES, root / _AUTHORITIES)
-        wheels = os.environ.get("PIP_FIND_LINKS", "")
-        if Path(wheels).is_dir():
-            shutil.copytree(wheels, root / "wheels")
+        if own:
+            shutil.copytree(own, root / "wheels")
             (root / "etc/pip.conf").write_text("[global]\nfind-links = /wheels\n")
         shutil.rmtree(root / "var/cache/apt/archives")
-        _import(root, BASE)
+        _import(root, BASE, inputs)
     return BASE
 
 
 def broker() -> str:
     """Make an image of this machine's Mosquitto and the libraries that it needs."""
-    if exists(BROKER):
-        return BROKER
     program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     assert program is not None, "needs mosquitto: make broker"
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
+    files = [program, *(word for word in listed.stdout.split() if word.startswith("/"))]
+    inputs = _digest(_BROKER_CONFIG, *files, *(Path(file).read_bytes() for file in files))
+    if _made_of(BROKER) == inputs:
+        return BROKER
     with tempfile.TemporaryDirectory(prefix="midge-image-") as folder:
         root = Path(folder) / "root"
-        listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
-        libraries = [word for word in listed.stdout.split() if word.startswith("/")]
-        for file in (program, *libraries):
+        for file in files:
             target = root / file.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
@@ -72,15 +92,26 @@ def broker() -> str:
         (root / "etc/group").write_text("mosquitto:x:1883:\n")
         (root / "mosquitto.conf").write_text(_BROKER_CONFIG)
         command = f'CMD ["{program}", "-c", "/mosquitto.conf"]'
-        _import(root, BROKER, "EXPOSE 1883", command)
+        _import(root, BROKER, inputs, "EXPOSE 1883", command)
     return BROKER
 
 
-def _import(root: Path, image: str, *changes: str) -> None:
-    options = [word for change in changes for word in ("--change", change)]
-    archive = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
-    _run("docker", "import", *options, "-", image, stdin=archive.stdout)
-    assert archive.wait() == 0
+def _digest(*inputs: str | bytes) -> str:
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()
+
+
+def _made_of(image: str) -> str:
+    form = f'{{{{index .Config.Labels "{_INPUTS}"}}}}'
+    command = ["docker", "image", "inspect", "--format", form, image]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _import(root: Path, image: str, inputs: str, *changes: str) -> None:
+    labelled = (f"LABEL {_INPUTS}={inputs}", *changes)
+    options = [word for change in labelled for word in ("--change", change)]
+    with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as archive:
+        _run("docker", "import", *options, "-", image, stdin=archive.stdout)
+    assert archive.returncode == 0
 
 
 def _run(*command: str | Path, stdin: IO[bytes] | None = None) -> None:

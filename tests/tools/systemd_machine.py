@@ -2,12 +2,12 @@
 and the units of deploy/ in place, none started.
 """
 
-import os
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
+import tomllib
 from pathlib import Path
 from typing import Self
 
@@ -28,14 +28,12 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive \\
     apt-get install -qq --no-install-recommends systemd dbus mosquitto
 RUN systemctl disable mosquitto && systemctl mask getty.target console-getty.service
 RUN python3 -m venv /opt/midge
-COPY constraints.txt .
-RUN /opt/midge/bin/pip install -q -c constraints.txt {index} torch \\
-    msgpack numpy paho-mqtt pydantic typer
+COPY constraints.txt needs.txt ./
+RUN /opt/midge/bin/pip install -q -r needs.txt -c constraints.txt {index}
 COPY source source
 RUN /opt/midge/bin/pip install -q --no-deps ./source
 COPY units {units}
 """
-_TORCH_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
 RUN = [
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "DAC_READ_SEARCH"),
     *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
@@ -51,11 +49,13 @@ def image() -> str:
     """Make the image, or find it made."""
     with tempfile.TemporaryDirectory(prefix="midge-image-") as folder:
         context = Path(folder)
-        # The base image has the wheels of this machine, where it has any.
-        index = "" if os.environ.get("PIP_FIND_LINKS") else _TORCH_INDEX
+        index = f"--extra-index-url {url}" if (url := images.torch_index()) else ""
         text = _DOCKERFILE.format(base=images.base(), index=index, units=UNITS)
         (context / "Dockerfile").write_text(text)
         shutil.copy(ROOT / "constraints.txt", context)
+        midge = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        needs = [*midge["dependencies"], *midge["optional-dependencies"]["torch"]]
+        (context / "needs.txt").write_text("\n".join(needs))
         shutil.copytree(ROOT / "deploy/systemd", context / "units")
         for name in _SOURCES:
             source, target = ROOT / name, context / "source" / name
