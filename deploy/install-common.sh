@@ -39,9 +39,10 @@ yes=
 uninstall=
 purge=
 
-# Something of the service has changed; the program has.
-restart=
-upgraded=
+# Two files that are there until it is done, for a run that changed something may be cut off before: the service
+# is to be started again; so is all of Midge here, for the program is another.
+mark="$settings/$side.restart"
+readonly upgraded="$settings/$side.upgraded"
 
 say() { printf '%s\n' "$*"; }
 
@@ -95,7 +96,7 @@ check_python() {
 check_clock() {
     [ "$(date +%Y)" -ge "$earliest_year" ] ||
         die "the clock says $(date -I), and no certificate is valid then: timedatectl set-ntp true," \
-            "or timedatectl set-time '$earliest_year-MM-DD hh:mm'"
+            "or timedatectl set-ntp false, then timedatectl set-time '$earliest_year-MM-DD hh:mm'"
 }
 
 # Free megabytes, before anything is installed: check_space FOLDER MEGABYTES [FOLDER MEGABYTES]...
@@ -117,15 +118,21 @@ check_space() {
     done
 }
 
-# What a run left that was cut off in the middle, by an empty battery say: nobody knows what of it is whole.
-clear_interrupted() {
-    if [ -e "$program/.installing" ]; then rm -rf "$program"; fi
+# What a run left that was cut off in the middle, by an empty battery say: nobody knows what of it is whole. And
+# what was made for another Python: after an upgrade of Debian the new one finds nothing in it.
+clear_unusable() {
     rm -rf "$workplace"
+    [ -f "$program/pyvenv.cfg" ] || return 0
+    if [ ! -e "$program/.installing" ] && "$python" -c 'import pip' 2>/dev/null; then return; fi
+    [ "$source_dir" != "$kept_source" ] ||
+        die "$program must be made anew, and $source_dir lies in it: cp -r $source_dir ~/midge, then run this from there"
+    say "$program was left unfinished, or is for another Python: making it anew"
+    rm -rf "$program"
 }
 
 # What is needed of Debian's, and whether there is room for all that is to come.
 prepare() {
-    clear_interrupted
+    clear_unusable
     check_space /opt "$(room_mb)" /var "$var_mb"
     need_packages "${packages[@]}"
     check_python
@@ -134,7 +141,7 @@ prepare() {
 # One party's folder of `midge certs`: whether it can be used, with the remedy if not.
 check_certificates() { # folder, what makes it
     local folder=$1 file said
-    command -v openssl >/dev/null || prepare
+    for file in openssl python3; do command -v "$file" >/dev/null || prepare; done
     [ -d "$folder" ] || die "there is no folder $folder: give the one that $2 made"
     [ ! -d "$folder/nodes" ] ||
         die "$folder holds the authority's own key, which stays where it was made: give $folder/nodes/NAME"
@@ -208,11 +215,11 @@ install_program() { # extras
         copy_source "$kept_source" || die "could not write to /opt: see above"
     fi
     link_command
+    mkdir -p "$settings"
+    touch "$mark" "$upgraded"
     rm "$program/.installing"
     printf '%s\n' "$wanted" >"$stamp"
     rm -rf "$workplace"
-    restart=yes
-    upgraded=yes
 }
 
 link_command() {
@@ -264,9 +271,9 @@ explain_pip() {
 put() {
     local mode=$1 owner=$2 from=$3 to=$4
     if [ -f "$to" ] && cmp -s "$from" "$to" && [ "$(stat -c '0%a %U:%G' "$to")" = "$mode $owner" ]; then return; fi
+    touch "$mark"
     install -D -m "$mode" -o "${owner%:*}" -g "${owner#*:}" "$from" "$to"
     say "wrote $to"
-    restart=yes
 }
 
 put_certificates() { # from a folder of `midge certs`
@@ -323,8 +330,8 @@ put_units() {
         put 0644 root:root "$settings/.plain" "$drop_in"
         rm "$settings/.plain"
     elif [ -f "$drop_in" ]; then
+        touch "$mark"
         rm "$drop_in"
-        restart=yes
     fi
 }
 
@@ -341,21 +348,23 @@ start_service() {
         say "  $by_hand"
         return
     fi
-    if [ -n "$restart" ]; then systemctl daemon-reload; fi
+    if [ -e "$mark" ]; then systemctl daemon-reload; fi
     if [ -z "$start" ]; then
         say "not started; type: systemctl enable --now $unit"
         return
     fi
     # Whatever else of Midge runs here runs the same program: the other side, instances of the templates.
-    if [ -n "$upgraded" ]; then systemctl try-restart --no-block 'midge-*.service'; fi
+    if [ -e "$upgraded" ]; then systemctl try-restart --no-block 'midge-*.service'; fi
+    rm -f "$upgraded"
     systemctl enable --quiet "$unit"
-    if [ -z "$restart" ] && systemctl --quiet is-active "$unit"; then
+    if [ ! -e "$mark" ] && systemctl --quiet is-active "$unit"; then
         say "$unit runs, and nothing was changed"
         return
     fi
     # Comes back when the broker has let us in, or could not. The start goes on after this gives up waiting.
     say "starting $unit; waiting until the broker has let it in, for a minute at most"
     if timeout 60 systemctl restart "$unit" 2>/dev/null; then state=up; else state="$(systemctl is-active "$unit" || true)"; fi
+    rm -f "$mark"
     say "  $(last_line "$unit")"
     say "look on with: journalctl -u midge-$side -f     or: systemctl status midge-$side"
     case "$state" in
@@ -377,8 +386,8 @@ remove() { # further files of this side
     local other=aggregator unit
     if [ "$side" = aggregator ]; then other=node; fi
     if [ -n "$purge" ] && [ -z "$yes" ]; then
-        [ -t 0 ] || die "--purge deletes settings, keys and state for good: say so with --yes"
-        read -r -p "delete $settings/$side*, /var/lib/midge-$side and /var/cache/midge-$side for good? [y/N] " answer
+        [ -t 0 ] || die "--purge deletes settings, keys, state and the data in /var/lib/midge-$side for good: say so with --yes"
+        read -r -p "delete $settings/$side*, /var/lib/midge-$side*, own data in it too, and /var/cache/midge-$side* for good? [y/N] " answer
         [ "$answer" = y ] || die "nothing was removed"
     fi
     if has_systemd; then

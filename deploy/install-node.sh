@@ -19,7 +19,7 @@ it asks. For Raspberry Pi OS (64 bit) and Debian 12 or newer, amd64 or arm64.
   --torch-index URL      where pip finds torch for CPUs [https://download.pytorch.org/whl/cpu]
   --no-start             install only
   --uninstall            stop it and remove it; settings, certificates and state stay
-  --purge                with --uninstall: delete those too
+  --purge                with --uninstall: delete those too, and the data in /var/lib/midge-node
   --yes                  ask nothing
   -h, --help             this text
 
@@ -82,13 +82,16 @@ find_out() {
     ask broker 'host of the broker' '' '--broker HOST[:PORT]'
     ask name 'name of this node' "$(hostname)" '--name NAME'
     ask run 'name of the federation' lab '--run RUN'
-    if [[ "$broker" =~ ^(.+):([0-9]+)$ ]]; then
+    # An address of IPv6 has colons of its own: only behind brackets is there a port.
+    if [[ "$broker" =~ ^([^:]+|\[.+\]):([0-9]+)$ ]]; then
         port="${BASH_REMATCH[2]}"
         broker="${BASH_REMATCH[1]}"
     else
         port="$([ "$mode" = plain ] && echo 1883 || echo 8883)"
     fi
-    [[ "$broker" =~ ^[][A-Za-z0-9_.:-]+$ ]] || die "--broker $broker is no host: give HOST or HOST:PORT, without mqtt://"
+    broker="${broker#[}"
+    broker="${broker%]}"
+    [[ "$broker" =~ ^[A-Za-z0-9_.:%-]+$ ]] || die "--broker $broker is no host: give HOST or HOST:PORT, without mqtt://"
     [[ "$name" =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$ ]] || die "--name $name: letters, digits, _ . -, 64 at most"
     [[ "$run" =~ ^[A-Za-z0-9_.-]+$ ]] || die "--run $run: letters, digits, _ . -"
 }

@@ -72,20 +72,49 @@ def test_again_changes_nothing(site: Site) -> None:
     folders = "/opt/midge /etc/midge /etc/systemd ~/midge $(ls -d /etc/mosquitto)"
     everything = f"sudo find {folders} -printf '%p %T@ %m %u\\n'"
     pids = "sudo systemctl show --property MainPID midge-{aggregator,node} mosquitto"
-    for machine, command in ((site.host, TYPED[0]), (site.node, TYPED[2].rpartition("sudo ")[2])):
+    site.type(TYPED[1])
+    for machine, command in ((site.host, TYPED[0]), (site.node, TYPED[2])):
         before = machine.run(everything), machine.run(pids)
-        if machine is site.host:
-            site.type(command)
-        else:
-            machine.run(f"sudo {command}")
+        site.type(command)
         assert (machine.run(everything), machine.run(pids)) == before
+    # The key is where it belongs, and nowhere else.
+    site.node.run("test ! -e kitchen")
 
 
-def test_a_node_that_was_taken_back_stays_out(site: Site) -> None:
-    site.host.run("midge certs revoke kitchen && sudo deploy/install-aggregator.sh", "~/midge")
+def test_what_a_run_changed_is_started_again_by_the_next_when_it_was_cut_off(site: Site) -> None:
+    pid = "sudo systemctl show --property MainPID midge-aggregator"
+    before = site.host.run(pid)
+    settings = "/etc/midge/aggregator.toml"
+    site.host.run("midge certs aggregator --renew", "~/midge")
+    site.host.run(f"sudo cp -p {settings} {settings}.whole; echo wrong | sudo tee -a {settings}")
+    told = site.host.run("sudo deploy/install-aggregator.sh", "~/midge", code=1)
+    assert "wrote /etc/midge/aggregator/cert.pem" in told
+    assert site.host.run(pid) == before
+    site.host.run(f"sudo mv {settings}.whole {settings}")
+    told = site.host.run("sudo deploy/install-aggregator.sh", "~/midge")
+    assert "wrote" not in told
+    assert site.host.run(pid) != before
+
+
+def test_another_clone_has_the_same_authority(site: Site) -> None:
+    site.host.run("cp -r midge newer && rm -r newer/pki")
+    site.host.run("sudo sed -i.whole s,midge/pki,lost, /etc/midge/aggregator.authority")
+    told = site.host.run("sudo newer/deploy/install-aggregator.sh --host 10.0.0.1", code=1)
+    assert "the authority of this machine is not in /home/pi/lost" in told
+    site.host.run("sudo mv /etc/midge/aggregator.authority{.whole,}")
+    site.host.run("midge certs revoke kitchen", "~/midge")
+    site.host.run("sudo deploy/install-aggregator.sh --host 10.0.0.1 --run lab", "~/newer")
+    site.host.run("test ! -e newer/pki")
     site.node.run(
         "sudo timeout 60 journalctl -fu midge-node | grep -m 1 'has revoked our certificate'"
     )
+
+
+def test_a_rule_that_the_own_ones_lack_is_told(site: Site) -> None:
+    site.host.run("sed -i '/receipt/d; $a user mole\\ntopic deny #' pki/broker/acl", "~/midge")
+    told = site.host.run("sudo deploy/install-aggregator.sh", "~/midge")
+    assert "kept /home/pi/midge/pki/broker/acl, though" in told
+    assert "kept /home/pi/midge/pki/broker/midge.conf" not in told
 
 
 def test_without_systemd_it_says_what_to_type(site: Site, docker: str) -> None:
@@ -117,6 +146,19 @@ def test_uninstalled_leaves_only_what_it_says(site: Site) -> None:
     assert "--yes" in site.node.run("sudo midge/deploy/install-node.sh --uninstall --purge", code=1)
     site.node.run("sudo midge/deploy/install-node.sh --uninstall --purge --yes")
     assert site.node.run(look) == ""
+
+
+def test_the_broker_keeps_what_is_not_from_here(site: Site) -> None:
+    command = "sudo deploy/install-aggregator.sh --uninstall"
+    look = "sudo ls /etc/mosquitto/midge /etc/mosquitto/conf.d"
+    site.host.run("sudo touch /etc/mosquitto/midge/passwords")
+    site.host.run(command, "~/midge")
+    kept = site.host.run(look).split()
+    assert {"acl", "ca.pem", "cert.pem", "crl.pem", "key.pem", "passwords"} < set(kept)
+    assert "midge.conf" not in kept
+    site.host.run(f"{command} --purge --yes", "~/midge")
+    assert site.host.run("sudo ls /etc/mosquitto/midge") == "passwords\n"
+    site.host.run("test ! -e /etc/midge/aggregator.authority")
 
 
 # What stands in the way is said before anything is installed
@@ -153,6 +195,12 @@ fake() {
     sudo env PATH=~/fake:$PATH "$@"; code=$?; rm -r ~/fake; return $code
 }; fake"""
 
+# What an upgrade of Debian makes of what was installed: its Python finds nothing in there.
+OLD_PYTHON = (
+    "sudo mkdir -p /opt/midge/bin; sudo touch /opt/midge/{pyvenv.cfg,.installed};"
+    " sudo ln -s /usr/bin/python3 /opt/midge/bin/python"
+)
+
 
 @pytest.mark.parametrize(
     ("command", "told"),
@@ -181,6 +229,7 @@ fake() {
         (f"{FAKE} 'dpkg=echo armhf' {NODE} made/nodes/kitchen", "install the 64-bit Raspberry"),
         (f"{FAKE} 'dpkg=echo riscv64' {NODE} made/nodes/kitchen", "no torch for riscv64"),
         (f"{FAKE} 'python3=exit 1' {NODE} made/nodes/kitchen", "Midge needs Python 3.11"),
+        (f"{OLD_PYTHON}; sudo {NODE} made/nodes/kitchen", "making it anew"),
         (
             f"sudo {NODE} made/nodes/kitchen",
             "/opt: 1600 MB are needed and 64 MB are free; make room",

@@ -30,7 +30,7 @@ ONE_ROUND = {
     "MIDGE_NODE_TASK": "null",
 }
 NOTHING_TO_DO = {
-    "sudo apt-get install mosquitto python3-venv": "made sure by who starts the tests",
+    "sudo apt-get install make mosquitto python3-venv": "made sure by who starts the tests",
     "make venv": "the environment that the tests run in",
     "sudo apt-get install python3-venv": "the same",
     "python3 -m venv .venv": "the same",
