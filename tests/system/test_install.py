@@ -64,8 +64,9 @@ def test_what_the_readme_has_one_type_makes_a_federation(site: Site) -> None:
     assert "midge-node.service is active" in site.type(install_node)
     counted = "journalctl -fu midge-aggregator | grep -m 1 'version: .*version 1'"
     site.host.run(f"timeout 60 {counted}", user="root")
-    told = site.type(" && ".join(status))
-    assert re.search(r"kitchen .* counted in version \d", told), told
+    # The aggregator says it once a second at most, and these rounds are shorter.
+    looks = (site.type(" && ".join(status)) for _ in range(10))
+    assert any(re.search(r"kitchen .* counted in version \d", told) for told in looks)
 
 
 def test_again_changes_nothing(site: Site) -> None:
