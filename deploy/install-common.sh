@@ -322,6 +322,10 @@ put_units() {
     for unit in "midge-$side.service" "midge-$side@.service" midge-.service.d/00-common.conf; do
         put 0644 root:root "$source_dir/deploy/systemd/$unit" "$units/$unit"
     done
+    # Older ones would complain about its words at every start.
+    if [ "$(systemctl --version 2>/dev/null | awk 'NR == 1 { print int($2) }')" -ge 254 ] 2>/dev/null; then
+        put 0644 root:root "$source_dir/deploy/systemd/backoff.conf" "$units/midge-.service.d/05-backoff.conf"
+    fi
     if [ -n "$plain" ]; then
         name="MIDGE_${side^^}_BROKER__"
         printf '%s\n' "# No certificates: written by install-$side.sh --plain, gone when it is given some." \
@@ -400,7 +404,7 @@ remove() { # further files of this side
     rm -rf "$units/midge-$side.service.d/plain.conf"
     rmdir --ignore-fail-on-non-empty "$units/midge-$side.service.d" 2>/dev/null || true
     if [ ! -f "$units/midge-$other.service" ]; then
-        rm -f "$units/midge-.service.d/00-common.conf" /usr/local/bin/midge
+        rm -f "$units"/midge-.service.d/{00-common,05-backoff}.conf /usr/local/bin/midge
         rmdir --ignore-fail-on-non-empty "$units/midge-.service.d" 2>/dev/null || true
         rm -rf "$program" "$workplace"
         say "removed $program, /usr/local/bin/midge and the units"

@@ -50,6 +50,18 @@ def test_systemd_understands_every_line(machine: Path) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
+def test_pauses_grow_where_systemd_can_do_that(machine: Path) -> None:
+    added = machine / "etc/systemd/system/midge-.service.d/05-backoff.conf"
+    shutil.copy(UNITS / "backoff.conf", added)
+    said = analyze(machine, "verify", INSTALLED[0]).stderr.splitlines()
+    added.unlink()
+    version = int(analyze(machine, "--version").stdout.split()[1])
+    unknown = [] if version >= 254 else ["RestartSteps", "RestartMaxDelaySec"]
+    assert [line for line in said if "Unknown key" not in line] == []
+    assert [key for key in unknown if f"'{key}'" in "".join(said)] == unknown
+    assert len(said) == len(unknown)
+
+
 @pytest.mark.parametrize("unit", INSTALLED)
 def test_a_unit_is_exposed_to_little(machine: Path, unit: str) -> None:
     judged = security(machine, unit)
