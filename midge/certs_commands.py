@@ -92,10 +92,13 @@ def aggregator(out: _Out = _PKI, days: _Days = _DAYS, renew: _Renew = False) -> 
         folder = folders.aggregator(days, renew=renew)
     _ready(folders, folder, "the aggregator")
     _say(
-        "Bring this folder to the aggregator's machine, there as aggregator, and nowhere else:",
+        "On the broker's machine, to install both as services:",
+        f"sudo deploy/install-aggregator.sh --certificates {out}",
+    )
+    _say(
+        "Or by hand, on any machine; bring the folder there and nowhere else:",
         f"scp -r {folder} USER@HOST:aggregator",
-        "sudo deploy/install-aggregator.sh aggregator   # or by hand, in that folder:",
-        "midge aggregator --config aggregator.toml",
+        "cd aggregator && midge aggregator --config aggregator.toml",
     )
     if renew:
         _say("If it had been revoked, the broker must be told:", *_tell(out))

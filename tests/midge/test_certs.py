@@ -341,7 +341,8 @@ def test_each_command_says_what_to_type_next(home: Path) -> None:
     shown = midge("node", "kitchen", *out).output
     assert f"scp -r {home}/nodes/kitchen USER@HOST:kitchen" in shown
     assert "install-node.sh" in shown
-    assert "install-aggregator.sh" in midge("aggregator", *out).output
+    shown = midge("aggregator", *out).output
+    assert f"sudo deploy/install-aggregator.sh --certificates {home}\n" in shown
     shown = midge("revoke", "kitchen", *out).output
     assert "1 of kitchen taken back" in shown
     told = f"{home}/broker/crl.pem {home}/broker/acl /etc/mosquitto/midge/"
