@@ -151,7 +151,7 @@ def test_an_update_that_the_broker_acknowledges_and_drops_is_kept_until_its_rece
 def test_a_queue_that_overflows_in_the_broker_costs_time_and_no_chunk(
     fleet: "Fleet", mosquitto: "MakeBroker", proxy: "MakeProxy", in_memory: "InMemory"
 ) -> None:
-    """49 packets, asked for at once on a very slow link; what waits above ten is dropped in silence."""
+    """49 packets at once on a very slow link: what waits above ten is dropped in silence."""
     fleet.broker = mosquitto("max_packet_size 16384", "max_queued_messages 10", "sys_interval 1")
     fleet.task = "null"
     fleet.rounds |= {"rounds": 1, "gone_grace_s": 30.0}
