@@ -6,7 +6,7 @@ Importing this package imports no torch: a node that waits for its turn stays sm
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
@@ -60,6 +60,15 @@ class Score:
     """Mean loss a sample."""
 
 
+TrainTogether = Callable[
+    [Params, Sequence[Data], Plan, Sequence["np.random.Generator"], Callable[[], bool]],
+    list[tuple[Params, dict[str, float]]] | None,
+]
+"""(from, data of each node, plan, generator of each node, stopped) -> what `Task.train` gives, node
+by node; None once `stopped()` is true between two steps. What a node gets must not depend on the
+others, to the last bit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What a federation learns: data, model, training and score, as plain functions."""
@@ -85,6 +94,9 @@ class Task:
     """Height, width and brightest value of one x that is a grey picture, light on dark."""
     shape: tuple[int, ...] | None = None
     """Shape of one x, for checking a node's own files; None: of pictures, or not known."""
+    train_together: TrainTogether | None = None
+    """Trains many nodes from the same parameters at once, for plans with `trainer = batched`; None:
+    they are trained one after the other."""
 
 
 _BUILT_IN = {name: f"shared.tasks.{name}:task" for name in ("mnist", "digits", "null")}
