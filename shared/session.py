@@ -58,6 +58,8 @@ class Session:
         self.version = version
         self.answer: Answer | None = None
         """To CONNECT."""
+        self.opened = 0.0
+        """When the socket was open and CONNECT queued, monotonic."""
         self.since = 0.0
         """When the answer came, monotonic."""
         self.packet_limit_bytes = 2**28
@@ -128,6 +130,7 @@ class Session:
             why = certificates.refused(told(error), broker)
             why = why or f"{told(error)}; check broker.host and broker.port"
             raise NotLetInError(f"{broker.host}:{broker.port}: TLS failed: {why}") from None
+        self.opened = time.monotonic()
 
     def disconnect(self) -> None:
         """Queue DISCONNECT; the end comes when it went out."""

@@ -19,7 +19,7 @@ from link_peer import LONG_S, Peer
 from paho.mqtt.client import Client
 from pydantic import SecretStr
 
-import shared.transport
+import shared.line
 from shared.config import Broker
 from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
 from shared.inbox import Inbox
@@ -503,7 +503,7 @@ def test_a_broker_that_refuses_version_5_gets_3_1_1_at_once(fake: MakeFake, peer
 def test_a_broker_that_says_nothing_to_version_5_gets_3_1_1_at_once(
     fake: MakeFake, peer: MakePeer, monkeypatch: pytest.MonkeyPatch, *, silent: bool
 ) -> None:
-    monkeypatch.setattr(shared.transport, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(shared.line, "PATIENCE_S", 0.2)
 
     def script(broker: FakeBroker, connection: socket.socket) -> None:
         if broker.connects[-1] == 4:
