@@ -2,11 +2,16 @@
 
 The only file that imports paho.
 
-Callbacks write down and enqueue, nothing else; paho's loop runs in the thread that calls `step`.
+Callbacks write down and enqueue, nothing else. A thread that has one session calls `step`; one that
+has many waits for all of them in a selector of its own, with `fileno`, `wants_write` and `pending`,
+and calls `read`, `write` and `tend`.
 """
 
 import logging
+import selectors
+import socket
 import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -102,7 +107,8 @@ class Session:
         self.client.on_socket_open = _send_at_once
         # Without this a publishing thread would write to the socket itself while the loop does so
         # too: paho knows only of loops in threads of its own.
-        self.client.on_socket_register_write = lambda *_: None
+        self.client.on_socket_register_write = lambda *_: self._wake()
+        self._waiter: _Waiter | None = None
 
     def connect(self, broker: Broker, will: tuple[str, bytes] | None) -> None:
         """Open the socket and queue CONNECT; OSError when there is no road, else NotLetInError."""
@@ -142,9 +148,54 @@ class Session:
         return not self.ended and self.answer is not None and not self.answer.is_failure
 
     def step(self) -> None:
-        """Let paho read and write once; raises what a callback of ours raised."""
+        """Wait until the broker or a publisher has something, STEP_S at most; read and write it.
+
+        Raises what a callback of ours raised.
+        """
+        if self._waiter is None:
+            self._waiter = _Waiter()
+        pause_s = 0.0 if self.pending_bytes else STEP_S
+        if self._waiter.wait(self.fileno(), pause_s, write=self.wants_write) or self.pending_bytes:
+            self.read()
+        if self.wants_write:
+            self.write()
+        self.tend()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for a selector; -1 when it is closed."""
+        sock = self.client.socket()
+        return -1 if sock is None else sock.fileno()
+
+    @property
+    def pending_bytes(self) -> int:
+        """What TLS has at hand and no selector tells of: `read` again without waiting."""
+        sock = self.client.socket()
+        return sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether something waits to go out."""
+        return not self.ended and self.client.want_write()
+
+    def read(self) -> None:
+        """Take in what the socket has, a bounded amount; never waits. The end is noted as `step`
+        notes it, also by `write` and `tend`.
+        """
+        self._let(self.client.loop_read)
+
+    def write(self) -> None:
+        """Send what the socket takes; never waits."""
+        self._let(self.client.loop_write)
+
+    def tend(self) -> None:
+        """Look after the keepalive; once a second is enough."""
+        self._let(self.client.loop_misc)
+
+    def _let(self, work: Callable[[], int]) -> None:
+        if self.ended:
+            return
         try:
-            code = self.client.loop(STEP_S)
+            code = work()
         except Exception as error:  # noqa: BLE001 (it chokes on some packets; the next client is clean)
             _log.exception("paho failed")
             self.end(f"paho failed: {error!r}")
@@ -153,6 +204,10 @@ class Session:
                 self.end(self._error or "the connection was closed")
         if self._bug is not None:
             raise self._bug
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            self._waiter.wake()
 
     def end(self, reason: str) -> None:
         """Note the end and why; only the first time counts, paho tells some ends twice."""
@@ -165,6 +220,8 @@ class Session:
         if sock is not None:
             with suppress(OSError):
                 sock.close()
+        if self._waiter is not None:
+            self._waiter.close()
         for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
             setattr(self.client, f"on_{name}", None)
 
@@ -247,6 +304,50 @@ class Session:
     def _on_log(self, _: Client, __: object, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:
             self._error = text.removeprefix("failed to receive on socket: ")
+
+
+class _Waiter:
+    """One thread's sleep until its socket is ready or another thread has something to send. Not
+    select(), which knows no descriptor above 1,023.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._bell, self._button = socket.socketpair()
+        self._button.settimeout(0)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._watched = (-1, 0)
+        """A descriptor, and what it is watched for."""
+
+    def wait(self, descriptor: int, pause_s: float, *, write: bool) -> bool:
+        """Sleep; whether the descriptor can be read. One that is closed is reported by reading."""
+        if descriptor < 0:
+            return True
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        if self._watched[0] < 0:
+            self._selector.register(descriptor, wanted)
+        elif self._watched[1] != wanted:
+            self._selector.modify(descriptor, wanted)
+        self._watched = descriptor, wanted
+        readable = False
+        for key, events in self._selector.select(pause_s):
+            if key.fileobj is self._bell:
+                self._bell.recv(4096)
+            else:
+                readable = bool(events & selectors.EVENT_READ)
+        return readable
+
+    def wake(self) -> None:
+        """End the sleep of the other thread; its own needs no waking."""
+        if threading.get_ident() != self._thread:
+            with suppress(OSError):  # rung often enough already, or closed
+                self._button.send(b"!")
+
+    def close(self) -> None:
+        self._selector.close()
+        self._bell.close()
+        self._button.close()
 
 
 def _answer(code: ReasonCode) -> Answer:

@@ -433,15 +433,15 @@ def test_a_failure_within_paho_ends_one_connection_only(
 ) -> None:
     alice = peer(broker.settings())
     alice.next(Connected)
-    loop, failed = Client.loop, threading.Event()
+    misc, failed = Client.loop_misc, threading.Event()
 
-    def choke(client: Client, timeout: float = 1.0) -> int:
+    def choke(client: Client) -> int:
         if not failed.is_set():
             failed.set()
             raise KeyError("unknown")
-        return loop(client, timeout)
+        return misc(client)
 
-    monkeypatch.setattr(Client, "loop", choke)
+    monkeypatch.setattr(Client, "loop_misc", choke)
     assert "paho failed: KeyError" in alice.next(Disconnected).reason
     assert alice.next(Connected).connection == 2
 
