@@ -17,6 +17,11 @@ def save(state_dir: Path, memory: Memory) -> None:
     disk.write_sealed(state_dir / _NAME, codec.encode(memory))
 
 
+def fresh() -> Memory:
+    """What a new node remembers: its state directory's name."""
+    return Memory(secrets.token_hex(8))
+
+
 def load(state_dir: Path) -> tuple[Memory, str]:
     """What is remembered, and what was wrong with it.
 
@@ -24,12 +29,11 @@ def load(state_dir: Path) -> tuple[Memory, str]:
     under the old name would let the aggregator take new updates for settled ones.
     """
     path = state_dir / _NAME
-    fresh = Memory(secrets.token_hex(8))
     try:
         return codec.decode(Memory, disk.read_sealed(path)), ""
     except FileNotFoundError:
-        return fresh, ""
+        return fresh(), ""
     except (disk.CorruptFileError, PeerError) as error:
         aside = path.with_name(f"{_NAME}.corrupt")
         path.replace(aside)
-        return fresh, f"{error}; set aside as {aside.name}, this node starts anew"
+        return fresh(), f"{error}; set aside as {aside.name}, this node starts anew"

@@ -1,5 +1,6 @@
 """A node's shell: one inbox, one loop, performs effects, decides nothing."""
 
+import functools
 import logging
 import secrets
 import signal
@@ -57,14 +58,15 @@ class Shell:
         agent: Agent,
         link: Link,
         learner: Learner,
-        state_dir: Path,
+        keep: Callable[[Memory], None],
         clock: Callable[[], float],
     ) -> None:
+        """`keep` puts what the node remembers where it outlives a crash."""
         self.agent = agent
         self.stopped: Stop | None = None
         self._link = link
         self._learner = learner
-        self._state_dir = state_dir
+        self._keep = keep
         self._clock = clock
 
     def feed(self, event: Event) -> None:
@@ -82,7 +84,7 @@ class Shell:
             case Publish(topic, payload, retain):
                 self._link.publish(topic, payload, retain=retain)
             case Keep(memory):
-                outbox.save(self._state_dir, memory)
+                self._keep(memory)
             case Train():
                 self._learner.start(effect)
             case StopTraining():
@@ -113,7 +115,8 @@ def run(config: Config, supervisor: Supervisor) -> None:
             lambda task: samples.load(config, task),
             inbox.put,
         )
-        shell = Shell(agent, link, learner, config.state_dir, time.monotonic)
+        keep = functools.partial(outbox.save, config.state_dir)
+        shell = Shell(agent, link, learner, keep, time.monotonic)
         link.open()
         try:
             loop(shell, inbox, supervisor)

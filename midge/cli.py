@@ -145,6 +145,80 @@ def node(config: _Config = None, verbose: _Verbose = False) -> None:
     serve(Config, "MIDGE_NODE_", run, config, verbose=verbose)
 
 
+@app.command(epilog="Example: midge swarm --nodes 1000 --broker broker.local:1883 --profile mixed")
+def swarm(
+    nodes: Annotated[int, typer.Option(min=1, max=10_000, help="Virtual nodes.")],
+    broker: options.Address = "127.0.0.1:1883",
+    run: options.Run = "default",
+    task: Annotated[
+        str, typer.Option(help="mnist, digits, null, or your own as package.module:name.")
+    ] = "mnist",
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Workers; one a core without it.")
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="Slow, flaky, sleeping nodes: slow, flaky, sleepy, narrow, mixed, or a TOML file."
+        ),
+    ] = "",
+    prefix: Annotated[str, typer.Option(help="Names are PREFIX-0001 and so on.")] = "node",
+    seed: Annotated[int, typer.Option(min=0, help="Of how data and profile are dealt.")] = 0,
+    per_label: Annotated[
+        int | None, typer.Option(min=1, help="Deal so many samples of each label, not all.")
+    ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Keep what the nodes remember here, not in memory.")
+    ] = None,
+    data_dir: DataDir = None,
+    username: options.Username = None,
+    ca_file: options.CaFile = None,
+    cert_file: options.CertFile = None,
+    key_file: options.KeyFile = None,
+) -> None:
+    """Stand in for a fleet: many virtual nodes in few processes, each a real MQTT client.
+
+    The training data is dealt to all of them. Ends when the aggregator's run does, or with Ctrl-C;
+    then every node says goodbye. With trainer = "batched" in the aggregator's section training the
+    nodes of a process train ten at a time, which is faster. A profile is a TOML file with sections
+    [[group]], each with a share of the nodes and one or more of speed, drop_every_s and away_s,
+    awake_s and asleep_s, link_bytes_per_s.
+    """
+    from pydantic import ValidationError
+    from rich.console import Console
+
+    from midge.swarm import swarm as fleet
+    from midge.swarm.settings import Part
+
+    settings = options.broker_at(
+        broker, username, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+    )
+    try:
+        whole = Part(
+            run=run,
+            task=task,
+            data_dir=data_dir,
+            broker=settings,
+            prefix=prefix,
+            nodes=nodes,
+            count=nodes,
+            per_label=per_label,
+            seed=seed,
+            profile=profile,
+            state_dir=state_dir,
+        )
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        raise ConfigError(f"--{first['loc'][0]}: {first['msg']}") from error
+    console = Console()
+    interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    try:
+        fleet.run(whole, processes or fleet.usual_processes(nodes), console)
+    except KeyboardInterrupt:
+        console.print("interrupted: every node has said goodbye")
+        raise typer.Exit(INTERRUPTED) from None
+
+
 @app.command(epilog="Example: midge status --broker broker.local:1883 --run default")
 def status(
     broker: options.Address = "127.0.0.1:1883",

@@ -6,6 +6,7 @@ are told to. State directories, checkpoints, outboxes and journal are real files
 """
 
 import errno
+import functools
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,8 +21,8 @@ from aggregator.coordinator import Event as AggregatorEvent
 from aggregator.events import Evaluate
 from aggregator.journal import JOURNAL, Journal
 from aggregator.storage import Storage
+from edge_node import outbox, trainer
 from edge_node import service as node_service
-from edge_node import trainer
 from edge_node.agent import Agent
 from edge_node.agent import Event as NodeEvent
 from edge_node.config import Config as NodeConfig
@@ -211,9 +212,8 @@ class _Node:
             self.feed,
             config.broker.packet_limit_bytes,
         )
-        self.shell = node_service.Shell(
-            agent, self.link, self, config.state_dir, lambda: self._clock.now
-        )
+        keep = functools.partial(outbox.save, config.state_dir)
+        self.shell = node_service.Shell(agent, self.link, self, keep, lambda: self._clock.now)
         self._alarm = _Alarm(self._clock, agent.next_deadline, self._tick)
         self.link.open()
 

@@ -1,0 +1,164 @@
+"""A swarm from outside: its workers started and counted, and what people see of it."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from midge.processes import Processes
+from midge.swarm import limits, profiles
+from midge.swarm.settings import Part
+from midge.swarm.worker import PREFIX, Count
+from midge.view import megabytes
+from midge.watch import Watch
+from shared.config import as_environment
+
+_NODES_A_PROCESS = 50
+"""Below this a second process costs more than it brings."""
+_REFRESH_S = 0.2
+"""Between two looks at the workers when no message comes."""
+
+
+def usual_processes(nodes: int) -> int:
+    """How many workers, unless told otherwise: one a core, if each gets enough to do."""
+    return max(1, min(os.cpu_count() or 1, nodes // _NODES_A_PROCESS))
+
+
+def check(whole: Part, processes: int) -> None:
+    """ConfigError when so many nodes cannot run here, with the number that can."""
+    limits.check_ports(whole.nodes)
+    limits.check_descriptors(whole.nodes, processes, limits.raise_descriptors())
+    if whole.profile:
+        profiles.read(whole.profile)
+
+
+class Swarm:
+    """The workers of a swarm, once `start` was called."""
+
+    def __init__(self, whole: Part, processes: int, folder: Path) -> None:
+        """`whole` is all nodes; logs go to `folder`."""
+        share, rest = divmod(whole.nodes, processes)
+        firsts = [share * number + min(number, rest) for number in range(processes + 1)]
+        self._parts = {
+            f"swarm-{number + 1}": whole.model_copy(
+                update={
+                    "first": firsts[number],
+                    "count": firsts[number + 1] - firsts[number],
+                    "count_file": folder / f"swarm-{number + 1}.json",
+                }
+            )
+            for number in range(processes)
+        }
+
+    def start(self, processes: Processes) -> None:
+        """Start the workers."""
+        for name, part in self._parts.items():
+            command = [sys.executable, "-m", "midge.swarm.worker"]
+            # One thread each for all libraries: the workers share the cores.
+            settings = {**as_environment(part, PREFIX), "OMP_NUM_THREADS": "1"}
+            processes.start(name, command, settings)
+
+    def count(self) -> Count:
+        """What the workers said last, added up."""
+        files = [part.count_file for part in self._parts.values()]
+        counts = [Count(**json.loads(file.read_text())) for file in files if file and file.exists()]
+        return Count(
+            connected=sum(count.connected for count in counts),
+            training=sum(count.training for count in counts),
+            stopped=sum(count.stopped for count in counts),
+            why=next((count.why for count in counts if count.why), ""),
+            bytes_sent=sum(count.bytes_sent for count in counts),
+            bytes_received=sum(count.bytes_received for count in counts),
+        )
+
+
+def run(whole: Part, processes: int, console: Console) -> None:
+    """Run a swarm until the run that it takes part in is over, or Ctrl-C. ConfigError when a worker
+    cannot go on.
+    """
+    check(whole, processes)
+    with tempfile.TemporaryDirectory(prefix="midge-swarm-") as name:
+        folder = Path(name)
+        with Processes(folder) as running, Watch(whole.broker, whole.run) as watch:
+            swarm = Swarm(whole, processes, folder)
+            swarm.start(running)
+            with _View(console, whole.nodes) as view:
+                over = False
+                while not over:
+                    entry = watch.next(_REFRESH_S)
+                    running.check()
+                    view.show(swarm.count(), watch)
+                    over = entry is not None and view.entry(entry)
+
+
+class _View:
+    """A line for each version, and on a terminal one below that changes."""
+
+    def __init__(self, console: Console, nodes: int) -> None:
+        self._console = console
+        self._nodes = nodes
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._all_said = False
+        self._why = ""
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def entry(self, entry: Mapping[str, Any]) -> bool:
+        """Take a line of the aggregator's journal; True when the run is over."""
+        match entry:
+            case {"event": "version"}:
+                self._say(
+                    f"version {entry['version']:>3}  {entry['seconds']:6.2f} s  "
+                    f"{_length(entry['counted'])}/{entry['expected']} updates  "
+                    f"{megabytes(entry['bytes_up'])} up"
+                )
+            case {"event": "evaluated", "version": version, "test_accuracy": accuracy}:
+                self._say(f"version {version:>3}  accuracy {accuracy:.2%}")
+            case {"event": "finished"}:
+                return True
+        return False
+
+    def show(self, count: Count, watch: Watch) -> None:
+        """Draw what is known now; say once when all are connected, and why nodes stop."""
+        if count.connected == self._nodes and not self._all_said:
+            self._all_said = True
+            self._say(f"{self._nodes} nodes connected")
+        if count.why and count.why != self._why:
+            self._why = count.why
+            self._say(f"{count.stopped} nodes stopped: {count.why}")
+        if self._console.is_terminal:
+            state = watch.aggregator
+            doing = state.doing if state else watch.trouble or "waiting for the aggregator"
+            self._live.update(
+                Text(
+                    f"{count.connected} of {self._nodes} connected, {count.training} training, "
+                    f"{megabytes(count.bytes_sent)} up, {megabytes(count.bytes_received)} down; "
+                    f"{doing}"
+                )
+            )
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _length(counted: Sequence[object] | int) -> int:
+    return counted if isinstance(counted, int) else len(counted)

@@ -1,0 +1,132 @@
+"""One trainer for all nodes of a worker: those that ask for the same train at once.
+
+What a node learns does not depend on who trains beside it (`edge_node/together.py`), so it does not
+depend on when it asked.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_node import together
+from edge_node.events import Train, Trained, TrainingFailed
+from edge_node.samples import Samples
+from midge.swarm.node import Node
+from shared.tasks import Task
+
+LINGER_S = 0.05
+"""How long the first of a batch waits for the others, whose models are still on their way."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """One node's outcome, and its part of the time that the batch took."""
+
+    node: Node
+    job: Train
+    outcome: Trained | TrainingFailed
+    train_s: float
+
+
+class Trainer:
+    """Trains in a thread; `deliver` is called from there, once a batch."""
+
+    def __init__(
+        self,
+        task: Task,
+        samples: Mapping[str, Samples],
+        deliver: Callable[[list[Taught]], None],
+    ) -> None:
+        self._task = task
+        self._samples = samples
+        self._deliver = deliver
+        self._waiting: deque[tuple[Node, Train]] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="train", daemon=True)
+        self._thread.start()
+
+    def start(self, node: Node, job: Train) -> None:
+        """Train for a node when its turn comes, if the job is still its own then."""
+        with self._changed:
+            self._waiting.append((node, job))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stop before the next step, and wait for the thread: torch must not be interrupted."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._batch():
+            began_s = time.perf_counter()
+            assigned = [
+                together.Assignment(node.name, self._samples[node.name], job) for node, job in batch
+            ]
+            outcomes = together.local_updates(
+                self._task,
+                assigned,
+                lambda batch=batch: self._closing or all(_stale(*one) for one in batch),  # type: ignore[misc]
+            )
+            part_s = (time.perf_counter() - began_s) / len(batch)
+            self._deliver(
+                [
+                    Taught(node, job, outcome, part_s)
+                    for (node, job), outcome in zip(batch, outcomes, strict=True)
+                    if outcome is not None
+                ]
+            )
+
+    def _batch(self) -> list[tuple[Node, Train]]:
+        """The next ones that can train at once; empty when it is time to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            if self._size() > 1:
+                self._changed.wait_for(
+                    lambda: len(self._waiting) >= self._size() or self._closing, LINGER_S
+                )
+            if self._closing:
+                return []
+            return self._take()
+
+    def _size(self) -> int:
+        """How many train at once for the first one's plan."""
+        _, job = self._waiting[0]
+        batched = job.plan.trainer == "batched" and self._task.train_together is not None
+        return together.BATCH_NODES if batched else 1
+
+    def _take(self) -> list[tuple[Node, Train]]:
+        size = self._size()
+        first = self._waiting[0][1]
+        batch: list[tuple[Node, Train]] = []
+        others: deque[tuple[Node, Train]] = deque()
+        while self._waiting and len(batch) < size:
+            node, job = self._waiting.popleft()
+            if job is not first and not _alike(job, first):
+                others.append((node, job))
+            elif job is first or not _stale(node, job):
+                batch.append((node, job))
+        self._waiting.extendleft(reversed(others))
+        return batch
+
+
+def _stale(node: Node, job: Train) -> bool:
+    """Whether the node has gone on to something else."""
+    return node.job is not job
+
+
+def _alike(one: Train, other: Train) -> bool:
+    """Whether the two begin from the same model and do the same."""
+    return (
+        one.round == other.round
+        and one.base.spec == other.base.spec
+        and one.plan.epochs == other.plan.epochs
+        and one.plan == other.plan
+        and np.array_equal(one.base.flat, other.base.flat)
+    )
