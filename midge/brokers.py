@@ -21,6 +21,7 @@ listener {port} 127.0.0.1
 allow_anonymous true
 persistence false
 set_tcp_nodelay true
+max_queued_messages 100000
 log_dest stderr
 log_type error
 log_type warning

@@ -44,12 +44,18 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.command(epilog="Example: midge demo --task digits --nodes 5 --rounds 20 --out runs/digits")
+@app.command(epilog="Example: midge demo --task digits --nodes 5; midge demo --swarm 1000")
 def demo(
     task: Annotated[
         str | None, typer.Option(help="mnist, digits, null, or your own as package.module:name.")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, max=500, help="Edge nodes to start.")] = 10,
+    swarm: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=10_000, metavar="NODES", help="So many virtual nodes in few processes."
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Versions to make.")] = 10,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same model.")] = 0,
@@ -92,7 +98,10 @@ def demo(
             raise
         chosen = "digits"
         console.print(f"{error}\nGoing on with scikit-learn's digits instead.", highlight=False)
-    recipe = demonstration.Recipe(chosen, nodes, rounds, seed, drop_one, data_dir, keep_updates)
+    nodes = swarm or nodes
+    recipe = demonstration.Recipe(
+        chosen, nodes, rounds, seed, drop_one, data_dir, keep_updates, swarm=swarm is not None
+    )
     perform = demonstration.run_in_memory if in_memory else demonstration.run
     try:
         with tempfile.TemporaryDirectory(prefix="midge-demo-") as folder:

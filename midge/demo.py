@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aggregator.config import Config as AggregatorConfig
-from aggregator.config import Rounds, Server, Training
+from aggregator.config import Limits, Rounds, Server, Training
 from aggregator.evaluation import global_test
 from aggregator.journal import JOURNAL
 from edge_node.config import Config as NodeConfig
@@ -21,6 +21,8 @@ from edge_node.samples import load
 from midge import brokers, results
 from midge.processes import Processes
 from midge.simulation import Federation
+from midge.swarm import swarm
+from midge.swarm.settings import Part
 from midge.view import View
 from midge.watch import Watch
 from shared import codec, tasks
@@ -58,6 +60,8 @@ class Recipe:
     drop_one: bool
     data_dir: Path | None
     keep_updates: bool = False
+    swarm: bool = False
+    """The nodes are virtual ones, which train together."""
 
     def node_names(self) -> list[str]:
         """node-01, node-02, ..."""
@@ -66,6 +70,8 @@ class Recipe:
 
     def aggregator(self, state_dir: Path, broker: Broker) -> AggregatorConfig:
         """Every round begins with all nodes present, so the same recipe gives the same model."""
+        training = TRAINING.get(self.task, Training())
+        trainer: Literal["single", "batched"] = "batched" if self.swarm else "single"
         return AggregatorConfig(
             run=RUN,
             state_dir=state_dir,
@@ -75,8 +81,9 @@ class Recipe:
             keep_updates=self.keep_updates,
             broker=broker,
             rounds=Rounds(rounds=self.rounds, min_nodes=self.nodes, gone_grace_s=GRACE_S),
-            training=TRAINING.get(self.task, Training()),
+            training=training.model_copy(update={"trainer": trainer}),
             server=SERVER.get(self.task, Server()),
+            limits=Limits(max_nodes=max(self.nodes, Limits().max_nodes)),
         )
 
     def node(self, name: str, state_dir: Path, broker: Broker) -> NodeConfig:
@@ -96,9 +103,24 @@ class Recipe:
             ),
         )
 
+    def part(self, broker: Broker) -> Part:
+        """The same nodes as `node` gives, as a swarm."""
+        return Part(
+            run=RUN,
+            task=self.task,
+            data_dir=self.data_dir,
+            broker=broker,
+            nodes=self.nodes,
+            count=self.nodes,
+            per_label=PER_LABEL.get(self.task),
+            seed=self.seed,
+        )
+
 
 def run(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
     """Run the recipe with real processes; gives the summary. Everything it started ends with it."""
+    if recipe.swarm:
+        swarm.check(recipe.part(Broker()), swarm.usual_processes(recipe.nodes))
     with Processes(folder) as processes:
         name, broker = brokers.start(processes, folder)
         view.say(f"{name} listens on {broker.host}:{broker.port}; starting {recipe.nodes} nodes")
@@ -112,8 +134,12 @@ def run(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
         with Watch(broker, RUN, recipe.node_names()) as watch:
             settings = as_environment(config, "MIDGE_AGGREGATOR_")
             processes.start("aggregator", [sys.executable, "-m", "aggregator"], settings)
-            for node in recipe.node_names():
-                start_node(node)
+            if recipe.swarm:
+                part = recipe.part(broker)
+                swarm.Swarm(part, swarm.usual_processes(recipe.nodes), folder).start(processes)
+            else:
+                for node in recipe.node_names():
+                    start_node(node)
             over = False
             while not over or processes.running("aggregator"):
                 entry = watch.next(REFRESH_S)
@@ -183,7 +209,9 @@ class _DropOne:
         self._victim = recipe.node_names()[-1]
         self._from_round = recipe.rounds // 2 + 1
         # One round before it, one without the victim, one for its return.
-        worth_it = recipe.drop_one and recipe.nodes > 1 and recipe.rounds >= 3  # noqa: PLR2004
+        # A virtual node has no process to kill.
+        killable = recipe.drop_one and not recipe.swarm
+        worth_it = killable and recipe.nodes > 1 and recipe.rounds >= 3  # noqa: PLR2004
         self._stage = "wait" if worth_it else "done"
         self._kill = kill
         self._start = start
