@@ -142,16 +142,13 @@ class Node:
         self._finished = time.monotonic() + wait_s, outcome
 
     def say_goodbye(self) -> None:
-        """Publish the last words and end the connection; `stopped` once they went out."""
+        """Publish the last words, then end the connection; `stopped` once they went out."""
         self._ending = True
         self._connect_at = self._leave_at = None
         self._write_from = 0.0
-        if self.session is None:
-            return
         if self.standing:
             self.line.last_words(*self._agent.will(self._agent.connection, STOPPED))
-            self.session.disconnect()
-        else:
+        elif self.session is not None:
             self.session.end("closed")
 
     def vanish(self) -> None:
@@ -202,6 +199,11 @@ class Node:
             self.line.look(session, now)
             if self.standing and not stood:
                 self._plan_leave(now)
+            if self._ending and session.standing and not session.unacked:
+                # Not before the ack: a socket that is closed with something unread is reset, and
+                # the broker might not see the DISCONNECT.
+                session.disconnect()
+                session.write()
             if session.ended or self._shell.stopped is not None:
                 self._end(session, now)
         except ConfigError as error:
@@ -246,5 +248,6 @@ class Node:
         self._feed(event)
 
     def _feed(self, event: Event) -> None:
-        if self._shell.stopped is None:
+        # Who is ending must not hear its own death: it would say that it lives.
+        if self._shell.stopped is None and not self._ending:
             self._shell.feed(event)

@@ -47,7 +47,7 @@ class Swarm:
         """`whole` is all nodes; logs go to `folder`."""
         share, rest = divmod(whole.nodes, processes)
         firsts = [share * number + min(number, rest) for number in range(processes + 1)]
-        self._parts = {
+        self.parts = {
             f"swarm-{number + 1}": whole.model_copy(
                 update={
                     "first": firsts[number],
@@ -60,7 +60,7 @@ class Swarm:
 
     def start(self, processes: Processes) -> None:
         """Start the workers."""
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             command = [sys.executable, "-m", "midge.swarm.worker"]
             # One thread each for all libraries: the workers share the cores.
             settings = {**as_environment(part, PREFIX), "OMP_NUM_THREADS": "1"}
@@ -68,7 +68,7 @@ class Swarm:
 
     def count(self) -> Count:
         """What the workers said last, added up."""
-        files = [part.count_file for part in self._parts.values()]
+        files = [part.count_file for part in self.parts.values()]
         counts = [Count(**json.loads(file.read_text())) for file in files if file and file.exists()]
         return Count(
             connected=sum(count.connected for count in counts),
@@ -107,7 +107,7 @@ class _View:
         self._nodes = nodes
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._all_said = False
-        self._why = ""
+        self._why = self._trouble = ""
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -145,6 +145,10 @@ class _View:
         if count.why and count.why != self._why:
             self._why = count.why
             self._say(f"{count.stopped} nodes stopped: {count.why}")
+        trouble = watch.trouble.partition(";")[0]
+        if trouble and trouble != self._trouble:
+            self._say(trouble)
+        self._trouble = trouble
         if self._console.is_terminal:
             state = watch.aggregator
             doing = state.doing if state else watch.trouble or "waiting for the aggregator"

@@ -4,6 +4,7 @@ What a node learns does not depend on who trains beside it (`edge_node/together.
 depend on when it asked.
 """
 
+import functools
 import threading
 import time
 from collections import deque
@@ -72,7 +73,7 @@ class Trainer:
             outcomes = together.local_updates(
                 self._task,
                 assigned,
-                lambda batch=batch: self._closing or all(_stale(*one) for one in batch),  # type: ignore[misc]
+                functools.partial(self._of_no_use, batch),
             )
             part_s = (time.perf_counter() - began_s) / len(batch)
             self._deliver(
@@ -83,27 +84,33 @@ class Trainer:
                 ]
             )
 
+    def _of_no_use(self, batch: list[tuple[Node, Train]]) -> bool:
+        return self._closing or all(_stale(*one) for one in batch)
+
     def _batch(self) -> list[tuple[Node, Train]]:
         """The next ones that can train at once; empty when it is time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if self._size() > 1:
-                self._changed.wait_for(
-                    lambda: len(self._waiting) >= self._size() or self._closing, LINGER_S
-                )
-            if self._closing:
+            self._changed.wait_for(lambda: self._closing or self._first() is not None)
+            first = self._first()
+            if self._closing or first is None:
                 return []
-            return self._take()
+            size = self._size(first)
+            self._changed.wait_for(lambda: self._closing or len(self._waiting) >= size, LINGER_S)
+            return self._take(first, size)
 
-    def _size(self) -> int:
-        """How many train at once for the first one's plan."""
-        _, job = self._waiting[0]
+    def _first(self) -> Train | None:
+        """The job that waits longest and is still of use."""
+        while self._waiting and _stale(*self._waiting[0]):
+            self._waiting.popleft()
+        return self._waiting[0][1] if self._waiting else None
+
+    def _size(self, job: Train) -> int:
+        """How many train at once by this one's plan."""
         batched = job.plan.trainer == "batched" and self._task.train_together is not None
         return together.BATCH_NODES if batched else 1
 
-    def _take(self) -> list[tuple[Node, Train]]:
-        size = self._size()
-        first = self._waiting[0][1]
+    def _take(self, first: Train, size: int) -> list[tuple[Node, Train]]:
+        """Up to so many jobs that are like the first, which is no longer asked if it is of use."""
         batch: list[tuple[Node, Train]] = []
         others: deque[tuple[Node, Train]] = deque()
         while self._waiting and len(batch) < size:
