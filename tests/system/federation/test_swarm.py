@@ -40,14 +40,11 @@ def summary(place: "Workplace", out: str) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize("nodes", ["7", "13"])
-def test_the_demo_with_a_swarm_has_the_result_of_the_one_in_memory(
-    place: "Workplace", nodes: str
-) -> None:
-    recipe = ("demo", "--task", "digits", "--swarm", nodes, "--rounds", "2", "--out")
+def test_the_demo_with_a_swarm_has_the_result_of_the_one_in_memory(place: "Workplace") -> None:
+    recipe = ("demo", "--task", "digits", "--swarm", "13", "--rounds", "2", "--out")
     over_mqtt = place.midge(*recipe, "mqtt")
-    in_memory = place.midge(*recipe, "memory", "--in-memory")
     assert over_mqtt.wait() == 0, over_mqtt.text()
+    in_memory = place.midge(*recipe, "memory", "--in-memory")
     assert in_memory.wait() == 0, in_memory.text()
     one, other = summary(place, "mqtt"), summary(place, "memory")
     assert one["model_sha256"] == other["model_sha256"]
