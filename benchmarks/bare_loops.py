@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from statistics import median
+from typing import Literal
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def sequential(nodes: int, samples: int) -> float:
     for x, y in shards:
         model.load_state_dict(base)
         optimizer = torch.optim.SGD(model.parameters(), _PLAN.learning_rate, _PLAN.momentum)
-        for batch in torch.randperm(len(x)).split(_PLAN.batch_size):
+        for batch in torch.split(torch.randperm(len(x)), _PLAN.batch_size):
             optimizer.zero_grad()
             cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
@@ -61,7 +62,9 @@ def batched(nodes: int, samples: int, threads: int = 1) -> float:
     return _midge(_assignments(nodes, samples, "batched"), threads)
 
 
-def _assignments(nodes: int, samples: int, trainer: str) -> list[Assignment]:
+def _assignments(
+    nodes: int, samples: int, trainer: Literal["single", "batched"]
+) -> list[Assignment]:
     task = tasks.find("mnist")
     data, base = task.load("train", None), task.initial(0)
     job = Train(1, base, replace(_PLAN, trainer=trainer))
