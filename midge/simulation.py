@@ -8,6 +8,7 @@ are told to. State directories, checkpoints, outboxes and journal are real files
 import errno
 import random
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -265,29 +266,30 @@ class _Classroom:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._waiting: list[Assignment] = []
+        self._waiting: dict[Assignment, None] = {}
         self._done: dict[Assignment, Trained | TrainingFailed | None] = {}
 
     def enter(self, assignment: Assignment) -> None:
         """A job begins."""
-        self._waiting.append(assignment)
+        self._waiting[assignment] = None
 
     def leave(self, assignment: Assignment) -> None:
         """A job is over, or of no use any more."""
-        if assignment in self._waiting:
-            self._waiting.remove(assignment)
+        self._waiting.pop(assignment, None)
         self._done.pop(assignment, None)
 
     def outcome(self, assignment: Assignment) -> Trained | TrainingFailed | None:
         """What a job came to that is due now."""
-        if assignment not in self._done:
-            others = (one for one in self._waiting if one is not assignment)
-            group = [assignment, *(one for one in others if _alike(one.job, assignment.job))]
-            group = group[: 1 if assignment.job.plan.trainer == "single" else BATCH_NODES]
+        if assignment in self._waiting:
+            del self._waiting[assignment]
+            group = [assignment]
+            if assignment.job.plan.trainer == "batched":
+                alike = (one for one in self._waiting if _alike(one.job, assignment.job))
+                group += islice(alike, BATCH_NODES - 1)
             for one, outcome in zip(
                 group, local_updates(self._task, group, lambda: False), strict=True
             ):
-                self._waiting.remove(one)
+                self._waiting.pop(one, None)
                 self._done[one] = outcome
         return self._done[assignment]
 
