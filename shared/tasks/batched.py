@@ -139,7 +139,9 @@ class _Layer:
         return self.out.relu_() if self.relu else self.out
 
     def backward(self, x: torch.Tensor, momentum: float, below: torch.Tensor | None) -> None:
-        """Add the gradients of weight and bias to momentum x velocity, and write that of x."""
+        """Add the gradients of weight and bias to momentum x velocity, and write that of x into
+        `below`. With momentum 0 it is of no consequence what the weight's velocity was.
+        """
         if self.relu:
             torch.ops.aten.threshold_backward.grad_input(
                 self.gradient, self.out, 0, grad_input=self.gradient
@@ -185,6 +187,7 @@ class _Group:
         self._divisor = divisor
         self._plan = plan
         self._data = data
+        self._x = [one.x.reshape(len(one), -1) for one in data]
         self._rngs = rngs
         self._generators = [torch.Generator().manual_seed(int(rng.integers(2**63))) for rng in rngs]
         longest = len(data[0])
@@ -238,35 +241,40 @@ class _Group:
 
     def _gather(self, part: _Part, batches: Sequence[npt.NDArray[np.int64]]) -> None:
         """Fill the part's input and labels."""
-        plan = self._plan
         raw, labels = part.raw.numpy(), part.labels.numpy()
-        nodes = range(part.nodes.start, part.nodes.stop)
-        for at, node in enumerate(nodes):
-            chosen = self._data[node].take(batches[node])
-            raw[at] = chosen.x.reshape(part.rows, -1)
-            labels[at] = chosen.y
+        for at, node in enumerate(range(part.nodes.start, part.nodes.stop)):
+            raw[at] = self._x[node].take(batches[node], axis=0)
+            labels[at] = self._data[node].y[batches[node]]
         torch.div(part.raw, self._divisor, out=part.input)
         part.wanted.zero_().scatter_(2, part.labels.unsqueeze(2), 1.0)
-        for x, node in zip(part.input, nodes, strict=True):
-            if plan.input_shift:
-                pictures = x.view(part.rows, *self._data[node].x.shape[1:])
-                x.copy_(sgd.moved(pictures, plan.input_shift, self._generators[node]).flatten(1))
-            if plan.input_dropout:
-                x.mul_(sgd.kept(x, plan.input_dropout, self._generators[node]))
+        if self._plan.input_shift or self._plan.input_dropout:
+            self._disturb(part)
         if self._stack.standardise is not None:
             mean, deviation = self._stack.standardise
             part.input.sub_(mean).div_(deviation)
 
+    def _disturb(self, part: _Part) -> None:
+        """Move pictures and drop values, each node's by its own generator."""
+        shift, dropout = self._plan.input_shift, self._plan.input_dropout
+        for x, node in zip(part.input, range(part.nodes.start, part.nodes.stop), strict=True):
+            if shift:
+                pictures = x.view(part.rows, *self._data[node].x.shape[1:])
+                x.copy_(sgd.moved(pictures, shift, self._generators[node]).flatten(1))
+            if dropout:
+                x.mul_(sgd.kept(x, dropout, self._generators[node]))
+
     def _step(self, part: _Part) -> None:
         """One step of SGD on what was gathered."""
         plan = self._plan
+        # The first step of all finds velocities of the weights that nobody set to 0.
+        momentum = plan.momentum if self._steps[part.nodes.start] else 0.0
         inputs = [part.input]
         for layer in part.layers:
             inputs.append(layer.forward(inputs[-1]))
         self._score(part)
         below: list[torch.Tensor | None] = [None, *(layer.gradient for layer in part.layers)]
         for at in reversed(range(len(part.layers))):
-            part.layers[at].backward(inputs[at], plan.momentum, below[at])
+            part.layers[at].backward(inputs[at], momentum, below[at])
         if plan.weight_decay:
             part.velocities.add_(part.weights, alpha=plan.weight_decay)
         part.weights.add_(part.velocities, alpha=-plan.learning_rate)
@@ -323,16 +331,20 @@ def _allocated(
 
 
 def _arena(nodes: int, spec: Spec) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Zeros (nodes, floats), and views of them: weights (nodes, outputs, inputs), biases (nodes, 1,
-    outputs).
+    """Room (nodes, floats), and views of it: weights (nodes, outputs, inputs), not initialised, as
+    filling them costs as much as a step; biases (nodes, 1, outputs), zero like all between.
     """
     sizes = [math.prod(shape) for _, shape in spec.tensors]
-    whole = torch.zeros(nodes, sum(map(_aligned, sizes)))
+    whole = torch.empty(nodes, sum(map(_aligned, sizes)))
     views, start = [], 0
     for (_, shape), size in zip(spec.tensors, sizes, strict=True):
-        two = shape if len(shape) == 2 else (1, *shape)  # noqa: PLR2004 - a matrix
-        views.append(whole[:, start : start + size].view(nodes, *two))
-        start += _aligned(size)
+        end = start + _aligned(size)
+        is_bias = len(shape) == 1
+        whole[:, start if is_bias else start + size : end] = 0
+        views.append(
+            whole[:, start : start + size].view(nodes, *((1, *shape) if is_bias else shape))
+        )
+        start = end
     return whole, views
 
 

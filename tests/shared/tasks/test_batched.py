@@ -112,7 +112,12 @@ def test_features_may_be_floats(shape: tuple[int, ...]) -> None:
 
 PLANS = st.builds(
     lambda batch, decay, drop, shift: replace(
-        PLAN, batch_size=batch, weight_decay=decay, input_dropout=drop, input_shift=shift
+        PLAN,
+        batch_size=batch,
+        learning_rate=0.01,  # nobody diverges: NaN is unlike itself
+        weight_decay=decay,
+        input_dropout=drop,
+        input_shift=shift,
     ),
     st.sampled_from([0, 1, 5, 16, 64]),
     st.sampled_from([0.0, 0.01]),
@@ -121,7 +126,7 @@ PLANS = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from([odd, standardised, flat]),
     PLANS,
