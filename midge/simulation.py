@@ -9,6 +9,7 @@ import errno
 import functools
 import random
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from edge_node.agent import Event as NodeEvent
 from edge_node.config import Config as NodeConfig
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
+from edge_node.together import BATCH_NODES, Assignment, local_updates
 from shared import codec
 from shared.events import Connected, LinkEvent, Received, Tick
 from shared.memory import Clock, Faults, MemoryBroker, MemoryTransport
@@ -66,6 +68,7 @@ class Federation:
         self._train_s = train_s
         self._trained = trained
         self._seed = seed
+        self._classroom = _Classroom(task)
 
     def run(self, latest_s: float = 1e6, until: Callable[[], bool] = lambda: False) -> bool:
         """Start whatever is not running, go on until the run is over or `until` says enough; False
@@ -112,7 +115,7 @@ class Federation:
         rng = np.random.default_rng([self._seed, len(self.nodes)])
         self.nodes[name] = _Node(
             config,
-            self._task,
+            self._classroom,
             self._samples[name],
             self.broker,
             rng,
@@ -189,7 +192,7 @@ class _Node:
     def __init__(
         self,
         config: NodeConfig,
-        task: Task,
+        classroom: "_Classroom",
         samples: Samples,
         broker: MemoryBroker,
         rng: np.random.Generator,
@@ -198,12 +201,12 @@ class _Node:
     ) -> None:
         self._clock = broker.clock
         self._name = config.name
-        self._task = task
+        self._classroom = classroom
         self._samples = samples
         self._train_s = train_s
         self._trained = trained
         self._alive = True
-        self._job: Train | None = None
+        self._assignment: Assignment | None = None
         agent = Agent(config, node_service.begin(config.state_dir), rng)
         self.link = MemoryTransport(
             broker,
@@ -225,28 +228,78 @@ class _Node:
 
     def start(self, job: Train) -> None:
         """Train; the outcome comes after the virtual time that it takes, unless stopped before."""
-        self._job = job
-        self._clock.at(self._clock.now + self._train_s, lambda: self._finish(job))
+        self.stop()
+        self._assignment = assignment = Assignment(self._name, self._samples, job)
+        self._classroom.enter(assignment)
+        self._clock.at(self._clock.now + self._train_s, lambda: self._finish(assignment))
 
     def stop(self) -> None:
         """The job that runs ends without an event."""
-        self._job = None
+        if self._assignment is not None:
+            self._classroom.leave(self._assignment)
+            self._assignment = None
 
     def kill(self) -> None:
         """Nothing of it happens any more, but its will."""
         self._alive = False
+        self.stop()
         self.link.kill()
 
-    def _finish(self, job: Train) -> None:
-        if not self._alive or self._job is not job:
+    def _finish(self, assignment: Assignment) -> None:
+        if self._assignment is not assignment:
             return
-        outcome = trainer.local_update(self._task, self._samples, self._name, job, lambda: False)
+        outcome = self._classroom.outcome(assignment)
+        self.stop()
         if outcome is not None:
-            self._trained(job, outcome)
+            self._trained(assignment.job, outcome)
             self.feed(outcome)
 
     def _tick(self) -> None:
         self.feed(Tick())
+
+
+class _Classroom:
+    """The jobs that are under way, so that nodes train together where their plan says so.
+
+    Once a job is due it is trained, and with it some that will be due later. When that happens is
+    of no consequence: a result depends on the job alone.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._waiting: dict[Assignment, None] = {}
+        self._done: dict[Assignment, Trained | TrainingFailed | None] = {}
+
+    def enter(self, assignment: Assignment) -> None:
+        """A job begins."""
+        self._waiting[assignment] = None
+
+    def leave(self, assignment: Assignment) -> None:
+        """A job is over, or of no use any more."""
+        self._waiting.pop(assignment, None)
+        self._done.pop(assignment, None)
+
+    def outcome(self, assignment: Assignment) -> Trained | TrainingFailed | None:
+        """What a job came to that is due now."""
+        if assignment in self._waiting:
+            del self._waiting[assignment]
+            group = [assignment]
+            if assignment.job.plan.trainer == "batched":
+                alike = (one for one in self._waiting if _alike(one.job, assignment.job))
+                group += islice(alike, BATCH_NODES - 1)
+            for one, outcome in zip(
+                group, local_updates(self._task, group, lambda: False), strict=True
+            ):
+                self._waiting.pop(one, None)
+                self._done[one] = outcome
+        return self._done[assignment]
+
+
+def _alike(job: Train, other: Train) -> bool:
+    """Whether two jobs can be trained together."""
+    return (job.round, job.plan) == (other.round, other.plan) and np.array_equal(
+        job.base.flat, other.base.flat
+    )
 
 
 class _Alarm:

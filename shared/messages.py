@@ -76,7 +76,7 @@ class Plan:
     """open: an update is of use while so many newer versions are out, so training for an older one
     goes on."""
     trainer: Literal["single", "batched"] = "single"
-    """Which arithmetic trains: the task's `train`, or its `train_together` where it has one. The two
+    """Whose arithmetic it is: the task's `train`, or its `train_together` where it has one. The two
     agree to rounding, not to the last bit."""
 
 

@@ -60,9 +60,11 @@ class Score:
     """Mean loss a sample."""
 
 
+Outcome = tuple[Params, dict[str, float]]
+"""Parameters after local training, and metrics (train_loss, train_accuracy, steps)."""
 TrainTogether = Callable[
     [Params, Sequence[Data], Plan, Sequence["np.random.Generator"], Callable[[], bool]],
-    list[tuple[Params, dict[str, float]]] | None,
+    list[Outcome] | None,
 ]
 """(from, data of each node, plan, generator of each node, stopped) -> what `Task.train` gives, node
 by node; None once `stopped()` is true between two steps. What a node gets must not depend on the
@@ -78,13 +80,9 @@ class Task:
     """All samples of a split, from a folder or the default place; ConfigError with the remedy."""
     initial: Callable[[int], Params]
     """Seed -> initial parameters: the same seed, the same bits on the same build."""
-    train: Callable[
-        [Params, Data, Plan, "np.random.Generator", Callable[[], bool]],
-        tuple[Params, dict[str, float]] | None,
-    ]
-    """(from, data, plan, generator, stopped) -> parameters after `plan.epochs` of local training,
-    and metrics (train_loss, train_accuracy, steps); None once `stopped()` is true between two
-    steps."""
+    train: Callable[[Params, Data, Plan, "np.random.Generator", Callable[[], bool]], Outcome | None]
+    """(from, data, plan, generator, stopped) -> what `plan.epochs` of local training come to; None
+    once `stopped()` is true between two steps."""
     score: Callable[[Params, Data], Score]
     labels: tuple[str, ...]
     """Names of the classes, for people."""

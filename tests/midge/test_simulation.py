@@ -1,16 +1,18 @@
 """Whole federations in memory, on a virtual clock: what they promise through every fault."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
 
 from aggregator.config import Training
 from edge_node.samples import Samples
+from edge_node.together import Assignment, local_updates
+from edge_node.trainer import local_update
 from midge.simulation import Federation
 from shared.memory import Faults
-from shared.tasks import Data
+from shared.tasks import Data, Task
 
 if TYPE_CHECKING:
     from tests.midge.conftest import Run
@@ -55,6 +57,56 @@ def test_a_part_of_the_nodes_is_asked(
     assert len({tuple(nodes) for nodes in counted}) > 1
     again = run(nodes=10, rounds=6, min_updates=1, faults=Faults(delay_s=(0, 0.1)), **settings)
     assert again.finish().counted() == counted
+
+
+# Many nodes trained at once
+
+
+def test_nodes_that_train_together_come_to_what_each_comes_to_alone(
+    run: Callable[..., "Run"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine of its own a node calls `local_update`: the ledger is the same."""
+    training = Training(epochs=2, batch_size=8, learning_rate=0.1, trainer="batched")
+    recipe = {"nodes": 6, "task": "digits", "training": training}
+    widths: list[int] = []
+
+    def record(task: Task, jobs: Sequence[Assignment], stopped: Callable[[], bool]) -> Any:  # noqa: ANN401
+        widths.append(len(jobs))
+        return local_updates(task, jobs, stopped)
+
+    monkeypatch.setattr("midge.simulation.BATCH_NODES", 4)
+    monkeypatch.setattr("midge.simulation.local_updates", record)
+    together = run(**recipe).finish()
+    assert widths == 3 * [4, 2]
+    slow = {f"node-{number:02}": 1.0 + number for number in range(6)}
+    assert run(**recipe, train_s=slow).finish().result == together.result
+
+    def one_by_one(task: Task, jobs: Sequence[Assignment], stopped: Callable[[], bool]) -> Any:  # noqa: ANN401
+        return [local_update(task, one.samples, one.node, one.job, stopped) for one in jobs]
+
+    monkeypatch.setattr("midge.simulation.local_updates", one_by_one)
+    assert run(**recipe).finish().result == together.result
+    single = training.model_copy(update={"trainer": "single"})
+    assert run(**{**recipe, "training": single}).finish().result != together.result
+
+
+@pytest.mark.parametrize("trainer", ["single", "batched"])
+def test_who_trains_with_others_can_be_killed(
+    run: Callable[..., "Run"], trainer: Literal["single", "batched"]
+) -> None:
+    training = Training(batch_size=8, learning_rate=0.1, trainer=trainer)
+    recipe = {"nodes": 4, "task": "digits", "training": training, "deadline_s": 1000}
+    done = run(**recipe, train_s={"node-01": 5.0, "node-02": 7.0})
+    federation = started(done)
+
+    def again() -> None:
+        federation.kill_node("node-01")
+        federation.start_node("node-01")
+
+    federation.clock.at(2.0, again)
+    done.finish()
+    assert done.counted() == 3 * [done.names]
+    assert done.result == run(**recipe).finish().result
 
 
 # A bad network
