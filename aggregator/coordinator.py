@@ -93,7 +93,7 @@ class Coordinator:
         self._intake = Intake(
             self._release, config, checkpoint.settled, checkpoint.bases, models or {}
         )
-        self._roster = Roster(config.limits.max_nodes, config.rounds.gone_grace_s)
+        self._roster = Roster(config.task, config.limits.max_nodes, config.rounds.gone_grace_s)
         self._bulletin = Bulletin()
         self._tally = Tally()
         self._offline_since: float | None = now
@@ -192,6 +192,7 @@ class Coordinator:
         match event:
             case Recovered(kept, known):
                 reply = self._intake.recover(kept)
+                self._rounds.look_again(kept.node)
                 return [] if known or reply is None else self._answer([reply])
             case Spooled():
                 return self._answer(self._intake.spooled())
@@ -322,6 +323,7 @@ class Coordinator:
                 continue
             effects.append(self.voice.receipt(reply.node, reply.receipt))
             self._bulletin.changed()
+            self._rounds.look_again(reply.node)
             if reply.refused is None:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])

@@ -22,7 +22,7 @@ def state(window: Window | None = None) -> AggregatorState:
 
 
 def roster(nodes: int = 1, doing: str = "idle") -> Roster:
-    made = Roster(10_000, 2.0)
+    made = Roster("mnist", 10_000, 2.0)
     for number in range(nodes):
         born = NodeState(alive=True, state_id=OWNER, boot=1, connection=1, doing=doing)
         made.heard(f"node-{number:04d}", born, 0.0)

@@ -282,6 +282,23 @@ class Federation(RuleBasedStateMachine):
 
     # What must hold
 
+    @invariant()
+    def what_the_window_keeps_is_what_a_look_at_every_node_gives(self) -> None:
+        window, roster = self.machine._rounds.window, self.machine._roster
+        if window is None or not self.online:
+            return
+        missing = window.asked - set(self.machine._intake.in_hand)
+        assert window.lost == {node for node in missing if roster.is_gone(node)}
+        assert window.hopeful == {
+            node
+            for node in missing - window.lost - window.refused.keys()
+            if not roster.declines(node)
+        }
+        assert window.late == roster.present - window.bystanders - window.asked
+        if self.config.rounds.open:
+            assert window.asked >= roster.present | self.machine._intake.in_hand.keys()
+            assert not window.lost
+
     def feed(self, event: Event) -> None:
         """Hand over an event and look at each effect in its order."""
         for effect in self.machine.handle(event, self.now):
