@@ -7,6 +7,7 @@ thousand.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Literal
 
 from aggregator.roster import Roster
@@ -91,11 +92,7 @@ class Window:
 
     def why_missing(self, in_hand: Collection[str], roster: Roster) -> dict[str, str]:
         """Who was asked and has nothing in hand, and why."""
-        reasons = roster.reasons(self.missing(in_hand))
-        refused = self.refused.items()
-        return reasons | {
-            node: f"refused: {reason}"[:200] for node, reason in refused if node in reasons
-        }
+        return self._reasons(self.missing(in_hand), roster)
 
     def stand_ins(self, in_hand: Collection[str], roster: Roster) -> list[tuple[str, str]]:
         """Give the places of members that are gone to late joiners; the pairs (joiner, member)."""
@@ -111,13 +108,21 @@ class Window:
         self, round_: int, in_hand: Collection[str], roster: Roster, now: float
     ) -> messages.Window:
         """The window as people see it."""
+        missing = self.missing(in_hand)
         return messages.Window(
             round=round_,
             expected=self.goal,
-            arrived=tuple(sorted(in_hand)),
-            missing=self.why_missing(in_hand, roster),
+            arrived=len(in_hand),
+            missing=len(missing),
+            here=tuple(nsmallest(messages.MAX_NAMED, in_hand)),
+            awaited=self._reasons(nsmallest(messages.MAX_NAMED, missing), roster),
             closes_in_s=max(0.0, self.deadline_at - now),
         )
+
+    def _reasons(self, missing: Collection[str], roster: Roster) -> dict[str, str]:
+        return roster.reasons(missing) | {
+            node: f"refused: {self.refused[node]}"[:200] for node in missing if node in self.refused
+        }
 
 
 def _keep(nodes: set[str], node: str, *, when: bool) -> None:

@@ -11,7 +11,6 @@ version as a whole (`close`) and to a connection is linear. `python -m benchmark
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -38,8 +37,8 @@ class Fleet:
     def __init__(self, nodes: int) -> None:
         self.names = [f"node-{number:05d}" for number in range(nodes)]
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.longest_line = 0
-        """Bytes of the longest message of each kind that people read, and of the manifest."""
+        self.bytes: dict[str, int] = {}
+        """The longest message on each topic, the longest line of the journal for each event."""
         self._params = tasks.find(TASK).initial(0)
         rounds = Rounds(rounds=0, min_nodes=nodes)
         limits = Limits(max_nodes=10_000)
@@ -48,7 +47,6 @@ class Fleet:
         self._topics = Topics(config.run)
         self._now = 0.0
         self._machine = Coordinator(config, fresh, self._now)
-        self.published: dict[str, int] = {}
 
     def run(self) -> None:
         """One round, and a blip of everybody in the next."""
@@ -84,7 +82,7 @@ class Fleet:
         else:
             return
         what = "receipt" if "receipt" in what else what.rstrip("0123456789")
-        self.published[what] = max(self.published.get(what, 0), size)
+        self.bytes[what] = max(self.bytes.get(what, 0), size)
 
     def _manifest(self, effects: list[Effect]) -> Manifest:
         (payload,) = (
@@ -119,25 +117,25 @@ class Fleet:
         )
 
 
-def rows(nodes: int) -> Iterator[tuple[str, int, float, float]]:
-    """Kind of event, how many there were, microseconds for one on average, and the longest."""
-    fleet = Fleet(nodes)
-    fleet.run()
-    for kind, seconds in fleet.seconds.items():
-        yield kind, len(seconds), 1e6 * sum(seconds) / len(seconds), 1e6 * max(seconds)
-    for what, size in sorted(fleet.published.items()):
-        print(f"  {what}: {size:,} bytes at most")
-
-
 def main(nodes: Annotated[list[int] | None, typer.Option(min=2)] = None) -> None:
-    """Measure what an event costs."""
-    table = Table(title="What one event costs the aggregator's machine, microseconds")
-    for column in ("nodes", "event", "of them", "mean", "longest"):
-        table.add_column(column, justify="left" if column == "event" else "right")
+    """Measure what an event costs, and how long what is written about it becomes."""
+    costs = Table(title="What one event costs the aggregator's machine, microseconds")
+    for column in ("event", "nodes", "of them", "mean", "longest"):
+        costs.add_column(column, justify="left" if column == "event" else "right")
+    sizes = Table(title="The longest of each, bytes")
+    for column in ("message or line", "nodes", "bytes"):
+        sizes.add_column(column, justify="left" if column == "message or line" else "right")
     for number in nodes or (100, 1_000, 10_000):
-        for kind, count, mean, longest in rows(number):
-            table.add_row(f"{number:,}", kind, f"{count:,}", f"{mean:,.0f}", f"{longest:,.0f}")
-    show(table)
+        fleet = Fleet(number)
+        fleet.run()
+        for kind, seconds in fleet.seconds.items():
+            mean, longest = 1e6 * sum(seconds) / len(seconds), 1e6 * max(seconds)
+            count = f"{len(seconds):,}"
+            costs.add_row(kind, f"{number:,}", count, f"{mean:,.0f}", f"{longest:,.0f}")
+        for what, size in sorted(fleet.bytes.items()):
+            sizes.add_row(what, f"{number:,}", f"{size:,}")
+    show(costs)
+    show(sizes)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from shared.params import Params, Spec
 T = TypeVar("T")
 
 JSON_LIMIT_BYTES = 256 * 1024
-"""The largest JSON message that is read: a roster page or the state with a window of 1,000
-nodes."""
+"""The largest JSON message that is read: a page of the roster, or a line of the journal."""
 _WITHOUT_ARRAYS = (Chunk, Offer, Receipt)
 """What anybody who may publish can send to a service by the thousand."""
 
@@ -80,10 +79,10 @@ def read_json(payload: bytes) -> dict[str, Any]:
     return plain
 
 
-def model_body(params: Params, version: int, settled: dict[str, Any]) -> bytes:
-    """The body that goes over the wire in chunks: the parameters and who was settled."""
+def model_body(params: Params, version: int) -> bytes:
+    """The body that goes over the wire in chunks."""
     data = params.flat.astype("<f4", copy=False).tobytes()
-    return encode(Model(version, params.spec.tensors, data, settled))
+    return encode(Model(version, params.spec.tensors, data))
 
 
 def model_params(model: Model) -> Params:

@@ -42,6 +42,9 @@ Flag = Annotated[bool, Field(strict=True)]
 Bytes = Annotated[bytes, Field(strict=True)]
 MAX_NODES = 10_000
 """Nodes that one federation may name; no array or map on the wire has more entries."""
+MAX_NAMED = 100
+"""Nodes that the state names of those that are here, and of those that are awaited; the roster has
+them all."""
 MAX_CHUNKS = 65536
 """More chunks than a body of 1 GiB needs at the smallest packet limit of 16 kB."""
 
@@ -116,8 +119,8 @@ class Chunk:
 
 @dataclass(frozen=True, config=_STRICT)
 class Verdict:
-    """How the last settled update of a node ended: counted in a version, or refused with a
-    reason.
+    """How the last settled update of a node ended: counted in a version, or refused with a reason.
+    What a `settled` receipt tells, as the aggregator keeps it in its checkpoint.
     """
 
     state_id: StateId
@@ -146,8 +149,6 @@ class Model:
     ]
     data: Bytes
     """The parameters, little-endian float32."""
-    settled: Annotated[dict[NodeId, Verdict], Field(max_length=MAX_NODES)]
-    """Per node the last update that was settled, so that a successor neither loses nor recounts."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -240,9 +241,14 @@ class Window:
 
     round: Count
     expected: Count
-    arrived: Annotated[tuple[NodeId, ...], Field(max_length=MAX_NODES)]
-    missing: Annotated[dict[NodeId, Text], Field(max_length=MAX_NODES)]
-    """Who is awaited, and why it is not here yet."""
+    arrived: Count
+    """How many updates are here."""
+    missing: Count
+    """How many nodes are awaited."""
+    here: Annotated[tuple[NodeId, ...], Field(max_length=MAX_NAMED)]
+    """Whose updates these are: the first by name."""
+    awaited: Annotated[dict[NodeId, Text], Field(max_length=MAX_NAMED)]
+    """Who is awaited, and why it is not here yet: the first by name."""
     closes_in_s: Quantity | None
 
 

@@ -15,7 +15,7 @@ from shared.topics import BROKER_DROPPED
 
 US, OTHER = "1" * 16, "2" * 16
 PARAMS = from_tensors({"w": np.linspace(-1, 1, 50).reshape(5, 10), "b": [0.5]})
-RELEASE = release.make(7, PARAMS, {})
+RELEASE = release.make(7, PARAMS)
 
 
 def voice(*, takeover: bool = False, chunk_bytes: int = 100) -> Voice:
@@ -70,7 +70,7 @@ def test_it_listens_to_what_concerns_it_and_to_what_the_broker_dropped() -> None
 
 def test_chunks_are_retained_and_lie_in_their_slot() -> None:
     speaker = voice(chunk_bytes=200)
-    sent = speaker.model(release.make(8, PARAMS, {}))
+    sent = speaker.model(release.make(8, PARAMS))
     assert [message.topic for message in sent] == [
         speaker.topics.model_chunk(2, 0),
         speaker.topics.model_chunk(2, 1),

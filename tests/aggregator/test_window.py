@@ -2,11 +2,11 @@ from collections.abc import Sequence
 
 from aggregator.roster import Roster
 from aggregator.window import Window
-from shared.messages import NodeState
+from shared.messages import MAX_NAMED, NodeState
 
 
 def roster(*nodes: str) -> Roster:
-    known = Roster("mnist", max_nodes=10, grace_s=2.0)
+    known = Roster("mnist", max_nodes=1000, grace_s=2.0)
     for node in nodes:
         known.heard(node, state(), 0.0)
     return known
@@ -85,6 +85,18 @@ def test_where_anybody_may_train_those_who_come_are_waited_for_and_the_gone_are_
 
 def test_people_see_who_is_missing_and_how_long_it_takes() -> None:
     shown = window("a", "b").shown(4, ["a"], roster("a", "b"), 48.0)
-    assert (shown.round, shown.expected, shown.arrived) == (4, 2, ("a",))
-    assert shown.missing == {"b": "idle"}
+    assert (shown.round, shown.expected, shown.arrived, shown.missing) == (4, 2, 1, 1)
+    assert (shown.here, shown.awaited) == (("a",), {"b": "idle"})
     assert shown.closes_in_s == 12.0
+
+
+def test_of_many_the_first_are_named_and_all_are_counted() -> None:
+    names = [f"node-{number:04d}" for number in range(2 * MAX_NAMED + 2)]
+    in_hand, missing = names[::2], names[1::2]
+    open_window = window(*names, goal=len(names))
+    open_window.refused = dict.fromkeys(missing[MAX_NAMED - 1 :], "stale")
+    shown = open_window.shown(1, in_hand, roster(*names), 0.0)
+    assert (shown.arrived, shown.missing) == (MAX_NAMED + 1, MAX_NAMED + 1)
+    assert shown.here == tuple(in_hand[:MAX_NAMED])
+    assert list(shown.awaited) == missing[:MAX_NAMED]
+    assert list(shown.awaited.values())[-2:] == ["idle", "refused: stale"]

@@ -323,7 +323,7 @@ def _params(*values: float) -> Params:
 
 
 def _release(version: int) -> release.Release:
-    return release.make(version, _params(version, version), {})
+    return release.make(version, _params(version, version))
 
 
 def _manifest(version: int, words: Words) -> Manifest:
@@ -487,8 +487,8 @@ def _board(payload: bytes) -> list[str]:
     lines = [f"{state.doing}, v{state.version}, round {state.round}"]
     if state.window is not None:
         window = state.window
-        lines.append(f"{_names(window.arrived)} of {window.expected} here")
-        lines.append(f"missing {_reasons(window.missing)}")
+        lines.append(f"{_names(window.here)} of {window.expected} here")
+        lines.append(f"missing {_reasons(window.awaited)}")
         lines.append(f"closes in {window.closes_in_s:g} s")
     if state.trouble:
         lines.append(f"trouble: {state.trouble}")

@@ -150,12 +150,16 @@ ID = "0123456789abcdef"
 PLAN = Plan("mnist", 1, 1, 64, 0.2, 0.2, "none", ("ann", "bob"), 60.0)
 MANIFEST = Manifest("r", 1, 1, 1, ID, 1, 1, 1, 100, 10, 10, D, D, PLAN)
 CHUNK = Chunk(1, 0, 2, D, b"data")
-MODEL = Model(1, (("w", (2, 1)),), bytes(8), {"ann": Verdict(ID, 1, None, "late")})
+MODEL = Model(1, (("w", (2, 1)),), bytes(8))
 OFFER = Offer(ID, 1, 1, D, D, 1, 100, 10, D, "none", 5, {"loss": 0.5}, b"body")
 RECEIPT = Receipt("want", ID, 1, b"\x03")
 STATE = NodeState(alive=True, state_id=ID, boot=1, connection=1, doing="idle")
 RUN_STATE = AggregatorState(
-    alive=True, owner=ID, boot=1, connection=1, window=Window(1, 2, ("ann",), {"bob": "idle"}, 1.5)
+    alive=True,
+    owner=ID,
+    boot=1,
+    connection=1,
+    window=Window(1, 2, 1, 1, ("ann",), {"bob": "idle"}, 1.5),
 )
 PAGE = RosterPage(0, 1, (RosterEntry("ann", "present", "idle", 1, 2, 0, ""),))
 KINDS = (Manifest, Chunk, Model, Offer, Receipt)
@@ -333,11 +337,12 @@ def test_no_text_for_people_can_steer_a_terminal_or_begin_a_line() -> None:
     payload = in_json(STATE, doing="a\x1b]0;b\x07\r", note="c\nd\x9b2J\u2028 \xe9 \U0001f600")
     state = codec.decode_json(NodeState, payload)
     assert (state.doing, state.note) == ("a?]0;b??", "c?d?2J? \xe9 \U0001f600")
-    window = {"round": 1, "expected": 1, "arrived": [], "missing": {"bob": "\x1b"}}
-    payload = in_json(RUN_STATE, doing="\n", window={**window, "closes_in_s": None})
+    window = {"round": 1, "expected": 1, "arrived": 0, "missing": 1, "closes_in_s": None}
+    named = {"here": [], "awaited": {"bob": "\x1b"}}
+    payload = in_json(RUN_STATE, doing="\n", window=window | named)
     run = codec.decode_json(AggregatorState, payload)
     assert run.window is not None
-    assert (run.doing, run.window.missing) == ("?", {"bob": "?"})
+    assert (run.doing, run.window.awaited) == ("?", {"bob": "?"})
     entry = RosterEntry("ann", "present", "\x1b", None, 0, 0, "\x1b")
     assert (entry.doing, entry.last) == ("?", "?")
     assert Verdict(ID, 1, None, "\x1b").reason == "?"
@@ -404,9 +409,6 @@ def test_a_name_that_is_no_level_of_a_topic_is_refused(node: str) -> None:
     del plan["protocol"]
     with pytest.raises(PeerError, match=r"^manifest: plan: String should"):
         codec.decode(Manifest, packed(MANIFEST, plan=plan))
-    settled = {node: {"state_id": ID, "counter": 1, "version": None, "reason": ""}}
-    with pytest.raises(PeerError, match=r"^model: settled: String should"):
-        codec.decode(Model, packed(MODEL, settled=settled))
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
@@ -503,34 +505,33 @@ def test_a_thousand_unknown_fields_cost_no_more_than_one() -> None:
 PARAMS = from_tensors({"w": [[1.0, -2.0], [0.5, np.nan]], "b": 3.0, "none": np.zeros((0, 4))})
 
 
-def test_a_model_comes_back_with_its_bits_its_shapes_and_who_was_settled() -> None:
-    settled = {"bob": Verdict(ID, 7, 3, ""), "ann": Verdict(ID, 2, None, "late")}
-    model = codec.decode(Model, codec.model_body(PARAMS, 3, settled))
+def test_a_model_comes_back_with_its_bits_and_its_shapes() -> None:
+    model = codec.decode(Model, codec.model_body(PARAMS, 3))
     params = codec.model_params(model)
-    assert (model.version, model.settled) == (3, settled)
+    assert model.version == 3
     assert params.spec == PARAMS.spec
     assert params.flat.tobytes() == PARAMS.flat.tobytes()
     assert params.digest == PARAMS.digest
 
 
 def test_a_model_travels_as_little_endian_floats() -> None:
-    model = codec.decode(Model, codec.model_body(from_tensors({"w": [1.0, -2.0]}), 0, {}))
+    model = codec.decode(Model, codec.model_body(from_tensors({"w": [1.0, -2.0]}), 0))
     assert model.data == b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
 
 
 @pytest.mark.parametrize("size", [0, 4, 7, 9, 12])
 def test_bytes_that_do_not_fit_the_shapes_are_refused(size: int) -> None:
     with pytest.raises(PeerError, match=f"{size} bytes, its shapes need 8"):
-        codec.model_params(Model(0, (("w", (2,)),), bytes(size), {}))
+        codec.model_params(Model(0, (("w", (2,)),), bytes(size)))
 
 
 def test_shapes_beyond_all_memory_are_refused_without_allocating() -> None:
-    model = Model(0, tuple((str(i), (2**31,) * 8) for i in range(9)), b"", {})
+    model = Model(0, tuple((str(i), (2**31,) * 8) for i in range(9)), b"")
     assert peak_bytes(lambda: codec.model_params(model)) < 100_000
 
 
 def test_a_model_is_read_without_a_copy_of_its_parameters() -> None:
-    body = codec.model_body(from_tensors({"w": np.ones(250_000)}), 0, {})
+    body = codec.model_body(from_tensors({"w": np.ones(250_000)}), 0)
     model = codec.decode(Model, body)
     tracemalloc.start()
     params = codec.model_params(model)
