@@ -15,15 +15,15 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import PeerError
-from shared.messages import MAX_NODES, PROTOCOL, Chunk, Model, Offer, Receipt
+from shared.messages import MAX_NODES, PROTOCOL, Chunk, Manifest, Model, Offer, Receipt
 from shared.params import Params, Spec
 
 T = TypeVar("T")
 
 JSON_LIMIT_BYTES = 256 * 1024
 """The largest JSON message that is read: a page of the roster, or a line of the journal."""
-_WITHOUT_ARRAYS = (Chunk, Offer, Receipt)
-"""What anybody who may publish can send to a service by the thousand."""
+_WITHOUT_ARRAYS = (Manifest, Chunk, Offer, Receipt)
+"""All that one packet holds; what has arrays comes as a body in chunks, or from our own disk."""
 
 
 def encode(message: object) -> bytes:
@@ -36,7 +36,7 @@ def decode(kind: type[T], payload: bytes | bytearray) -> T:
     """Read one wire message of the given kind; PeerError with a reason for everything else.
 
     msgpack allocates arrays from their length field, nested up to 1,024 deep, so their length is
-    bounded here (80 MB at the very worst, in a manifest or a model); strings and bytes cannot be
+    bounded here (80 MB at the very worst, in a model); strings and bytes cannot be
     longer than the payload itself.
     """
     longest = 0 if kind in _WITHOUT_ARRAYS else min(MAX_NODES, len(payload))

@@ -42,6 +42,8 @@ Flag = Annotated[bool, Field(strict=True)]
 Bytes = Annotated[bytes, Field(strict=True)]
 MAX_NODES = 10_000
 """Nodes that one federation may name; no array or map on the wire has more entries."""
+MARK_BYTES = 4
+"""What a manifest says of each node that it asks."""
 MAX_NAMED = 100
 """Nodes that the state names of those that are here, and of those that are awaited; the roster has
 them all."""
@@ -62,8 +64,8 @@ class Plan:
     learning_rate: Quantity
     momentum: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
     compression: Text
-    cohort: Annotated[tuple[NodeId, ...], Field(max_length=MAX_NODES)]
-    """The nodes asked to train in this round."""
+    cohort: Annotated[bytes, Field(strict=True, max_length=MARK_BYTES * MAX_NODES)]
+    """The nodes asked to train in this round, by their marks (`cohort.py`)."""
     deadline_s: Quantity
     """How long the window stays open, counted by the aggregator's clock."""
     weight_decay: Quantity = 0.0

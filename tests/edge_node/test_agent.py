@@ -29,6 +29,7 @@ from edge_node.events import (
 )
 from edge_node.fetch import FETCH_WINDOW
 from shared import chunks, codec
+from shared.cohort import marks, names
 from shared.events import Connected, Disconnected, Received, Tick
 from shared.messages import Manifest, NodeState, Offer, Plan, Receipt
 from shared.params import Params, Spec
@@ -46,7 +47,7 @@ def model(version: int, owner: str = OWNERS[0]) -> Params:
     return Params(SPEC, np.full(3, version + 100 * OWNERS.index(owner), np.float32))
 
 
-def manifest(version: int, *cohort: str, owner: str = OWNERS[0], **changes: Any) -> Manifest:  # noqa: ANN401
+def manifest(version: int, *asked: str, owner: str = OWNERS[0], **changes: Any) -> Manifest:  # noqa: ANN401
     body = codec.model_body(model(version, owner), version)
     made = Manifest(
         run="default",
@@ -62,7 +63,7 @@ def manifest(version: int, *cohort: str, owner: str = OWNERS[0], **changes: Any)
         count=chunks.count(len(body), 8),
         digest=hashlib.sha256(body).digest(),
         model=model(version, owner).digest,
-        plan=Plan("null", 0, 1, 0, 0.1, 0.0, "none", cohort, 60.0),
+        plan=Plan("null", 0, 1, 0, 0.1, 0.0, "none", marks(asked), 60.0),
     )
     plan = replace(made.plan, **changes.pop("plan", {}))
     return replace(made, plan=plan, **changes)
@@ -284,7 +285,7 @@ class Life(RuleBasedStateMachine):
         if step != "past":
             plan = replace(
                 made.plan,
-                cohort=("node",) if asked and not self.open else (),
+                cohort=marks(("node",) if asked and not self.open else ()),
                 open=asked and self.open,
                 max_staleness=STALE if self.open else 0,
                 task=task,
@@ -451,7 +452,7 @@ class Life(RuleBasedStateMachine):
         else:
             assert not waiting, "its update is not settled yet"
             assert job.base.digest == now.model
-            assert "node" in now.plan.cohort
+            assert names(now.plan.cohort, "node")
             assert (now.term, job.round) > self.disk.trained
 
     @invariant()

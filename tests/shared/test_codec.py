@@ -43,7 +43,6 @@ QUANTITIES = st.floats(0, 1e6)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 VERSIONS = st.none() | COUNTS
 SOME_NODES = st.lists(NODES, max_size=4).map(tuple)
-VERDICTS = st.builds(Verdict, STATE_IDS, COUNTS, VERSIONS, TEXTS)
 PLANS = st.builds(
     Plan,
     TEXTS,
@@ -53,7 +52,7 @@ PLANS = st.builds(
     QUANTITIES,
     st.floats(0, 1),
     TEXTS,
-    SOME_NODES,
+    st.binary(max_size=40),
     QUANTITIES,
 )
 CHUNK_BYTES = st.integers(1, 2**28)
@@ -83,7 +82,6 @@ BINARY = st.one_of(
         COUNTS,
         st.lists(st.tuples(TEXTS, SHAPES), max_size=4).map(tuple),
         st.binary(max_size=300),
-        st.dictionaries(NODES, VERDICTS, max_size=3),
     ),
     st.builds(
         Offer,
@@ -126,6 +124,8 @@ FOR_PEOPLE = st.one_of(
             Window,
             COUNTS,
             COUNTS,
+            COUNTS,
+            COUNTS,
             SOME_NODES,
             st.dictionaries(NODES, TEXTS, max_size=3),
             st.none() | QUANTITIES,
@@ -147,7 +147,7 @@ FOR_PEOPLE = st.one_of(
 
 D = bytes(range(32))
 ID = "0123456789abcdef"
-PLAN = Plan("mnist", 1, 1, 64, 0.2, 0.2, "none", ("ann", "bob"), 60.0)
+PLAN = Plan("mnist", 1, 1, 64, 0.2, 0.2, "none", b"8 bytes!", 60.0)
 MANIFEST = Manifest("r", 1, 1, 1, ID, 1, 1, 1, 100, 10, 10, D, D, PLAN)
 CHUNK = Chunk(1, 0, 2, D, b"data")
 MODEL = Model(1, (("w", (2, 1)),), bytes(8))
@@ -405,10 +405,10 @@ def test_a_field_of_the_wrong_type_or_size_is_refused_by_its_name(
 
 @pytest.mark.parametrize("node", ["", "a/b", "a+", "#", "-a", ".a", "a b", "a\n", "x" * 65, "é"])
 def test_a_name_that_is_no_level_of_a_topic_is_refused(node: str) -> None:
-    plan = {**msgpack.unpackb(codec.encode(PLAN)), "cohort": [node]}
-    del plan["protocol"]
-    with pytest.raises(PeerError, match=r"^manifest: plan: String should"):
-        codec.decode(Manifest, packed(MANIFEST, plan=plan))
+    window = {"round": 1, "expected": 1, "arrived": 1, "missing": 0, "closes_in_s": None}
+    named = {"here": [node], "awaited": {}}
+    with pytest.raises(PeerError, match=r"^aggregatorstate: window: String should"):
+        codec.decode_json(AggregatorState, in_json(RUN_STATE, window=window | named))
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400])
@@ -483,16 +483,15 @@ NESTED = b"\x82\xa8protocol\x01\xa7counter" + (b"\xdc" + MAX_NODES.to_bytes(2)) 
 """Arrays of 10,000 in arrays of 10,000; in truth each holds the next one and nothing else."""
 
 
-@pytest.mark.parametrize("kind", [Offer, Chunk, Receipt])
+@pytest.mark.parametrize("kind", [Manifest, Offer, Chunk, Receipt])
 def test_nested_arrays_allocate_nothing_where_no_array_belongs(kind: type) -> None:
     padded = NESTED + bytes(MAX_NODES)
     assert peak_bytes(lambda: codec.decode(kind, padded)) < 100_000
 
 
-@pytest.mark.parametrize("kind", [Manifest, Model])
-def test_nested_arrays_stay_within_the_bound_that_is_stated(kind: type) -> None:
-    assert peak_bytes(lambda: codec.decode(kind, NESTED)) < 100_000
-    assert peak_bytes(lambda: codec.decode(kind, NESTED + bytes(MAX_NODES))) < 90_000_000
+def test_nested_arrays_stay_within_the_bound_that_is_stated() -> None:
+    assert peak_bytes(lambda: codec.decode(Model, NESTED)) < 100_000
+    assert peak_bytes(lambda: codec.decode(Model, NESTED + bytes(MAX_NODES))) < 90_000_000
 
 
 def test_a_thousand_unknown_fields_cost_no_more_than_one() -> None:
