@@ -14,7 +14,7 @@ from shared.topics import Topics
 STATE_PAUSE_S = 0.25
 """Between two state messages: a thousand arriving updates make a few of them, not a thousand."""
 ROSTER_PAUSE_S = 1.0
-"""Between two publications of the roster, which is larger."""
+"""Between two publications of the roster, for each thousand nodes on it: all of it is told anew."""
 LONGEST_PAGE = 100
 """Nodes on a page of the roster."""
 
@@ -55,7 +55,7 @@ class Bulletin:
         limit_bytes: int,
     ) -> list[Effect]:
         """What may be said now, each message within the limit. `state` is asked only when it is
-        due: with a thousand nodes it takes a while.
+        due: with many nodes it takes a while.
         """
         effects: list[Effect] = []
         limit_bytes = min(limit_bytes, codec.JSON_LIMIT_BYTES)
@@ -66,16 +66,16 @@ class Bulletin:
             effects.append(Publish(topics.aggregator_state, payload, retain=True))
         if self._roster_stale and now >= self._roster_from:
             self._roster_stale = False
-            self._roster_from = now + ROSTER_PAUSE_S
+            self._roster_from = now + ROSTER_PAUSE_S * max(1, len(roster.nodes) / 1000)
             effects += _roster(roster, topics, limit_bytes)
         return effects
 
 
 def _state(state: AggregatorState, limit_bytes: int) -> bytes:
-    """The state; without names when they do not fit, the roster has them too."""
+    """The state; without names when they do not fit a small packet, the roster has them too."""
     payload = codec.encode_json(state)
     if len(payload) > limit_bytes and state.window is not None:
-        window = replace(state.window, arrived=(), missing={})
+        window = replace(state.window, here=(), awaited={})
         payload = codec.encode_json(replace(state, window=window))
     return payload
 

@@ -32,7 +32,6 @@ from aggregator.config import Config, recipe
 from aggregator.events import (
     Checkpoint,
     Effect,
-    Evaluate,
     Evaluated,
     EvaluationFailed,
     InboxDropped,
@@ -50,6 +49,7 @@ from aggregator.lineage import Lineage
 from aggregator.release import Release
 from aggregator.roster import Roster
 from aggregator.rounds import Rounds
+from aggregator.scoring import Scoring
 from aggregator.tally import AT_ONCE_S, REFUSALS_RECORDED, Tally
 from aggregator.voice import Meeting, Voice
 from aggregator.window import Reason, Window
@@ -93,14 +93,12 @@ class Coordinator:
         self._intake = Intake(
             self._release, config, checkpoint.settled, checkpoint.bases, models or {}
         )
-        self._roster = Roster(config.limits.max_nodes, config.rounds.gone_grace_s)
+        self._roster = Roster(config.task, config.limits.max_nodes, config.rounds.gone_grace_s)
         self._bulletin = Bulletin()
         self._tally = Tally()
         self._offline_since: float | None = now
         self._connected_at = now
-        self._score: Evaluated | None = None
-        self._unscored = config.evaluate
-        self._scoring = False
+        self._scoring = Scoring(wanted=config.evaluate, one_at_a_time=config.rounds.open)
         self._begun = False
         self._over = False
         self._rounds = Rounds(config, checkpoint.round, self._roster, self._intake)
@@ -192,6 +190,7 @@ class Coordinator:
         match event:
             case Recovered(kept, known):
                 reply = self._intake.recover(kept)
+                self._rounds.look_again(kept.node)
                 return [] if known or reply is None else self._answer([reply])
             case Spooled():
                 return self._answer(self._intake.spooled())
@@ -233,7 +232,7 @@ class Coordinator:
                     recipe=recipe(self.config),
                 )
             )
-            effects += self._evaluate()
+            effects += self._scoring.ask(self._release)
         return effects
 
     def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
@@ -291,15 +290,10 @@ class Coordinator:
         return [Save(self.snapshot()), told, self._publish_manifest()]
 
     def _on_evaluated(self, event: Evaluated | EvaluationFailed) -> list[Effect]:
-        self._scoring = False
-        newest = event.version == self._version
-        if newest:
-            self._unscored = False
-        next_one = [] if newest or not self.config.rounds.open else self._evaluate()
+        next_one = self._scoring.take(event, self._release)
         if isinstance(event, EvaluationFailed):
             told = self._record("evaluation_failed", version=event.version, reason=event.reason)
         else:
-            self._score = event
             self._bulletin.changed()
             scores = {"test_accuracy": event.accuracy, "test_loss": event.loss}
             told = self._record("evaluated", version=event.version, **scores)
@@ -322,6 +316,7 @@ class Coordinator:
                 continue
             effects.append(self.voice.receipt(reply.node, reply.receipt))
             self._bulletin.changed()
+            self._rounds.look_again(reply.node)
             if reply.refused is None:
                 continue
             self._roster.settled(reply.node, self._intake.settled[reply.node])
@@ -353,7 +348,7 @@ class Coordinator:
             effects += self._close_if_due(now)  # enough may have come while no window was open
         self._intake.open = not rounds.over
         scores_may_come = rounds.closing and self._roster.unsure
-        if rounds.over and not self._unscored and not scores_may_come:
+        if rounds.over and not self._scoring.due and not scores_may_come:
             effects.append(self._record("finished"))
             self._bulletin.all_new()
             effects += self._tell(now)
@@ -411,7 +406,6 @@ class Coordinator:
         self._closed = closed.entry
         self._rounds.window = None
         self._tally = self._tally.next()
-        self._unscored = self.config.evaluate
         late = self._answer(self._intake.renew(self._release, now))
         opened = self._open_next(now) if self._rounds.wanted else []
         return [
@@ -422,7 +416,7 @@ class Coordinator:
             *(opened or [self._publish_manifest()]),
             *self._tell_verdicts(verdicts),
             *late,
-            *self._evaluate(),
+            *self._scoring.ask(self._release),
         ]
 
     def _end_scoring(self, now: float) -> list[Effect]:
@@ -470,13 +464,6 @@ class Coordinator:
     def _version(self) -> int:
         return self._release.version
 
-    def _evaluate(self) -> list[Effect]:
-        """Have the version scored; in the open modes one at a time, and the newest one next."""
-        if not self.config.evaluate or (self._scoring and self.config.rounds.open):
-            return []
-        self._scoring = True
-        return [Evaluate(self._version, self._release.params)]
-
     def _publish_manifest(self) -> Publish:
         rounds = self._rounds
         return self.voice.manifest(
@@ -511,7 +498,7 @@ class Coordinator:
     def _state(self, now: float) -> AggregatorState:
         window = self._rounds.window
         state = self.voice.state(
-            self._rounds.number, self._version, self._rounds.doing, self._score, self._tally
+            self._rounds.number, self._version, self._rounds.doing, self._scoring.last, self._tally
         )
         if window is None:
             return state

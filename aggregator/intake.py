@@ -93,7 +93,7 @@ class Intake:
             case admission.Rejected(reason):
                 return [self._refuse(node, offer, reason)]
             case admission.Later():
-                self._uploads.wait(node, offer)
+                self._uploads.park(node, offer)
                 return []
             case admission.Welcome():
                 return self._welcome(node, offer, now)
@@ -200,6 +200,7 @@ class Intake:
         """Start on a new version: what was not finished and is too stale for it is late."""
         self._begin(release)
         self.asked = set()
+        self._uploads.unpark()
         answers: list[Answer] = []
         for node, offer in self._uploads.unfinished().items():
             if offer.base_version in self._bases:
@@ -267,11 +268,13 @@ class Intake:
         """Whether the grid of the sum and the spool can take one more, when all that is on its way
         has come.
         """
-        coming = self._uploads.in_transfer(beside=node)
-        coming += [kept.offer.size for kept, delta in self._pending.values() if delta is not None]
+        coming, coming_bytes = self._uploads.in_transfer(beside=node)
+        for kept, delta in self._pending.values():
+            if delta is not None:
+                coming, coming_bytes = coming + 1, coming_bytes + kept.offer.size
         return (
-            len(self.in_hand) + len(coming) < self._limits.max_nodes
-            and self._bytes + sum(coming) + offer.size <= self._limits.spool_bytes
+            len(self.in_hand) + coming < self._limits.max_nodes
+            and self._bytes + coming_bytes + offer.size <= self._limits.spool_bytes
         )
 
     def _take(self, node: str, offer: Offer, body: bytes | bytearray) -> Answer:
@@ -317,7 +320,7 @@ class Intake:
         """Let those who wait send, in their order, as far as they fit."""
         return [
             answer
-            for node, offer in self._uploads.turns()
+            for node, offer in self._uploads.turns(self._has_room)
             for answer in self.offer(node, offer, now)
         ]
 

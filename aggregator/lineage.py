@@ -14,7 +14,7 @@ class Lineage:
     """Version after version, each made of the one before and of what was counted."""
 
     def __init__(self, server: Server, checkpoint: Checkpoint) -> None:
-        self.release = release.make(checkpoint.version, checkpoint.params, checkpoint.settled)
+        self.release = release.make(checkpoint.version, checkpoint.params)
         self.ledger = checkpoint.ledger
         self._optimizer = step.optimizer(server)
         size = checkpoint.params.spec.size
@@ -29,5 +29,5 @@ class Lineage:
         )
         self.ledger = ledger.chain(self.ledger, version, counted)
         verdicts = intake.count(version)
-        self.release = release.make(version, params, intake.settled)
+        self.release = release.make(version, params)
         return counted, verdicts

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from aggregator.config import Config, Training
+from shared.cohort import marks
 from shared.compression import EMPTY
 from shared.messages import Plan
 
@@ -25,7 +26,7 @@ def plan(
         input_dropout=training.input_dropout,
         input_shift=training.input_shift,
         compression=EMPTY if scores_only else training.compression,
-        cohort=tuple(sorted(cohort)),
+        cohort=marks(cohort),
         score=config.local_test,
         deadline_s=config.rounds.deadline_s,
         open=open_,

@@ -1,11 +1,9 @@
 """A version, with everything that is computed once for it. Pure."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared import codec
-from shared.messages import Verdict
 from shared.params import Params
 
 
@@ -19,12 +17,12 @@ class Release:
     """Digest of the parameters: the version's name."""
     spec_digest: bytes
     body: bytes
-    """The parameters and who was settled, as they travel."""
+    """The parameters as they travel."""
     body_digest: bytes
 
 
-def make(version: int, params: Params, settled: Mapping[str, Verdict]) -> Release:
+def make(version: int, params: Params) -> Release:
     """Encode and digest a version."""
-    body = codec.model_body(params, version, dict(settled))
+    body = codec.model_body(params, version)
     digest = hashlib.sha256(body).digest()
     return Release(version, params, params.digest, params.spec.digest, body, digest)

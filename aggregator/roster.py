@@ -1,7 +1,11 @@
 """Who is there: births and wills of the nodes, and the grace in between. Pure; the clock is an
-argument.
+argument, and it never goes back.
+
+What is asked of it at every event is kept while it changes, so that ten thousand nodes cost an
+event no more than ten do.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -17,8 +21,6 @@ class Entry:
 
     state: NodeState
     presence: Presence = "present"
-    gone_at: float = 0.0
-    """fading: when its grace is over."""
     counted: int = 0
     refused: int = 0
     last: str = ""
@@ -33,11 +35,21 @@ class Roster:
     cross.
     """
 
-    def __init__(self, max_nodes: int, grace_s: float) -> None:
+    def __init__(self, task: str, max_nodes: int, grace_s: float) -> None:
+        self._task = task
         self._max_nodes = max_nodes
         self._grace_s = grace_s
         self.nodes: dict[str, Entry] = {}
-        self._strangers_gone = False
+        self.present: set[str] = set()
+        """Nodes that can be asked: present and set up for the run's task."""
+        self.changed: set[str] = set()
+        """Of whom something is different; whoever follows the roster empties it."""
+        self._fading: OrderedDict[str, float] = OrderedDict()
+        """When each grace is over, the next one first."""
+        self._gone: dict[str, None] = {}
+        """Who has been gone the longest comes first."""
+        self.strangers_gone = False
+        """Whether nothing is to be expected of those who are not known here."""
         self._strangers_gone_at: float | None = None
 
     def heard(self, node: str, state: NodeState, now: float) -> bool:
@@ -47,22 +59,25 @@ class Roster:
             if entry is None:
                 if not self._make_room():
                     return False
-                self.nodes[node] = Entry(state)
-            elif state.state_id != entry.state.state_id or _age(state) >= _age(entry.state):
-                entry.state = state
-                entry.presence = "present"
+                entry = self.nodes[node] = Entry(state)
+            elif state.state_id == entry.state.state_id and _age(state) < _age(entry.state):
+                return True
+            entry.state = state
+            self._set(node, "present")
         elif (
             entry is not None
             and _age(state) >= _age(entry.state)
             and entry.state.state_id == state.state_id
         ):
             entry.state = state
+            self.changed.add(node)
             if entry.presence == "present":
-                entry.presence = "fading"
-                entry.gone_at = now + self._grace_s
-            if state.doing == STOPPED:
+                self._set(node, "fading")
+                self._fading[node] = now + self._grace_s
+            if state.doing == STOPPED and entry.presence == "fading":
                 # A goodbye is no blip: the node said itself that it leaves.
-                entry.gone_at = now
+                self._fading[node] = now
+                self._fading.move_to_end(node, last=False)
         return True
 
     def doubt_all(self, now: float) -> None:
@@ -72,32 +87,30 @@ class Roster:
         That holds as well for those who were asked before a restart and have not been heard of
         since.
         """
-        self._strangers_gone = False
+        self.strangers_gone = False
         self._strangers_gone_at = now + self._grace_s
-        for entry in self.nodes.values():
+        self._fading.clear()
+        for node, entry in self.nodes.items():
             if entry.presence != "gone":
-                entry.presence = "fading"
-                entry.gone_at = now + self._grace_s
+                self._set(node, "fading")
+                self._fading[node] = now + self._grace_s
 
     def expire(self, now: float) -> list[str]:
         """End the grace of those whose time has come; gives their names."""
         if self._strangers_gone_at is not None and self._strangers_gone_at <= now:
-            self._strangers_gone = True
+            self.strangers_gone = True
             self._strangers_gone_at = None
-        over = [
-            node
-            for node, entry in self.nodes.items()
-            if entry.presence == "fading" and entry.gone_at <= now
-        ]
-        for node in over:
-            self.nodes[node].presence = "gone"
+        over = []
+        while self._fading and next(iter(self._fading.values())) <= now:
+            node, _ = self._fading.popitem(last=False)
+            self._set(node, "gone")
+            over.append(node)
         return over
 
     def next_deadline(self) -> float | None:
         """When the next grace ends."""
-        times = [entry.gone_at for entry in self.nodes.values() if entry.presence == "fading"]
-        if self._strangers_gone_at is not None:
-            times.append(self._strangers_gone_at)
+        next_one = next(iter(self._fading.values()), None)
+        times = [time for time in (next_one, self._strangers_gone_at) if time is not None]
         return min(times, default=None)
 
     @property
@@ -105,18 +118,10 @@ class Roster:
         """Whether births may still be on their way, after a connection of our own."""
         return self._strangers_gone_at is not None
 
-    def present(self, task: str) -> list[str]:
-        """Nodes that can be asked: present and set up for this task."""
-        return [
-            node
-            for node, entry in self.nodes.items()
-            if entry.presence == "present" and entry.state.task == task
-        ]
-
     def is_gone(self, node: str) -> bool:
         """True when nothing can be expected of the node."""
         entry = self.nodes.get(node)
-        return self._strangers_gone if entry is None else entry.presence == "gone"
+        return self.strangers_gone if entry is None else entry.presence == "gone"
 
     def knows(self, node: str, state_id: str) -> bool:
         """True when the node was born here with this state directory."""
@@ -172,13 +177,31 @@ class Roster:
         starts = range(0, max(1, len(entries)), per_page)
         return [tuple(entries[start : start + per_page]) for start in starts]
 
+    def _set(self, node: str, presence: Presence) -> None:
+        """The one place where presence changes, and all that is kept of it."""
+        entry = self.nodes[node]
+        entry.presence = presence
+        self.changed.add(node)
+        if presence == "present" and entry.state.task == self._task:
+            self.present.add(node)
+        else:
+            self.present.discard(node)
+        if presence != "fading":
+            self._fading.pop(node, None)
+        if presence == "gone":
+            self._gone[node] = None
+        else:
+            self._gone.pop(node, None)
+
     def _make_room(self) -> bool:
         if len(self.nodes) < self._max_nodes:
             return True
-        gone = next((node for node, entry in self.nodes.items() if entry.presence == "gone"), None)
-        if gone is not None:
-            del self.nodes[gone]
-        return gone is not None
+        gone = next(iter(self._gone), None)
+        if gone is None:
+            return False
+        del self.nodes[gone], self._gone[gone]
+        self.changed.add(gone)
+        return True
 
 
 def _age(state: NodeState) -> tuple[int, int]:

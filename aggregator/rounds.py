@@ -22,6 +22,12 @@ class Rounds:
         self._config = config
         self._roster = roster
         self._intake = intake
+        self._changed: set[str] = set()
+        """Of whom the intake has something new since the window looked round."""
+        self._strangers_gone = False
+        """As it was when the window looked round."""
+        self._scorers: set[str] | None = None
+        """After a restart: whose updates made the last version."""
 
     @property
     def finished(self) -> bool:
@@ -50,7 +56,7 @@ class Rounds:
             return "collecting scores" if self.finished else "collecting updates"
         if self.finished:
             return "finished"
-        present, needed = len(self._present()), self._config.rounds.min_nodes
+        present, needed = len(self._roster.present), self._config.rounds.min_nodes
         return f"waiting for nodes: {present} of {needed} present"
 
     @property
@@ -72,14 +78,15 @@ class Rounds:
         """Open the next round's window if enough nodes are here, naming `largest` of them at
         most.
         """
-        present = set(self._present())
-        intake = self._intake
+        intake, present = self._intake, self._roster.present
         if not self.finished:
+            if len(present) < self._config.rounds.min_nodes:
+                return None  # asked at every event while nodes come
             made = selection.invite(
                 self._config, self.number + 1, present, intake.in_hand, intake.asked, largest
             )
-        elif self._roster.unsure and not present >= intake.counted_in_last:
-            return None  # after a restart: all who made the last version are to score it
+        elif self._roster.unsure and not self._all_scorers_here():
+            return None
         else:
             made = selection.invite_all(present, intake.in_hand, largest)
         if made is not None:
@@ -96,18 +103,27 @@ class Rounds:
         packing: str = self._config.training.compression
         self._intake.compression = EMPTY if self.finished else packing
         self._intake.asked |= asked
+        self._take_changes()
+        self._look_at({*asked, *self._roster.present, *self._intake.in_hand})
+
+    def look_again(self, node: str) -> None:
+        """Have the open window look at a node again: its update came, or was refused."""
+        self._changed.add(node)
 
     def look_round(self) -> list[tuple[str, str]]:
         """See who is here now. In an open round everybody is waited for; else late joiners take the
         places of members that are gone: the pairs (joiner, member).
         """
-        window, present = self.window, self._present()
+        window, changed = self.window, self._take_changes()
         if window is None:
             return []
+        if self._strangers_gone != self._roster.strangers_gone:
+            self._strangers_gone = self._roster.strangers_gone
+            changed |= window.asked  # some of them may not be known here
+        self._look_at(changed)
         if self._config.rounds.open:
-            window.ask_all({*present, *self._intake.in_hand}, self._roster)
             return []
-        pairs = window.stand_ins(present, self._intake.in_hand, self._roster)
+        pairs = window.stand_ins(self._intake.in_hand, self._roster)
         self._intake.asked.update(joiner for joiner, _ in pairs)
         return pairs
 
@@ -115,7 +131,7 @@ class Rounds:
         """Why the window closes now; None when it does not."""
         if self.window is None or self._intake.pending:
             return None  # what is on its way to the disk belongs to this version
-        return self.window.due(self._intake.in_hand, self.least, self._roster, now)
+        return self.window.due(self._intake.in_hand, self.least, now)
 
     def carry_over(self, now: float) -> None:
         """Too few updates at the deadline: the next round on this version has them too. An open one
@@ -135,6 +151,7 @@ class Rounds:
             return
         if self._roster.knows(node, offer.state_id):
             self.window.refused[node] = reason
+            self.look_again(node)
 
     def fit(self, largest: int, now: float) -> bool:
         """Carry over to a smaller round when a manifest cannot name everybody who is awaited: after
@@ -145,5 +162,23 @@ class Rounds:
             self.carry_over(now)
         return too_many
 
-    def _present(self) -> list[str]:
-        return self._roster.present(self._config.task)
+    def _look_at(self, nodes: set[str]) -> None:
+        if self.window is None:
+            return
+        if self._config.rounds.open:
+            self.window.ask_whoever_is_here(nodes, self._intake.in_hand, self._roster)
+        else:
+            self.window.look_at(nodes, self._intake.in_hand, self._roster)
+
+    def _take_changes(self) -> set[str]:
+        """Of whom anything changed since the last time."""
+        changed = self._changed | self._roster.changed
+        self._changed.clear()
+        self._roster.changed.clear()
+        return changed
+
+    def _all_scorers_here(self) -> bool:
+        """Whether all are here who made the last version: after a restart they are to score it."""
+        if self._scorers is None:
+            self._scorers = self._intake.counted_in_last
+        return self._roster.present >= self._scorers

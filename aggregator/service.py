@@ -27,9 +27,9 @@ from aggregator.events import (
     Stop,
     Subscribe,
 )
-from aggregator.journal import JOURNAL, Journal, read
+from aggregator.journal import JOURNAL, Journal, read, shorten
 from aggregator.storage import Storage
-from shared import compression, disk, tasks
+from shared import codec, compression, disk, tasks
 from shared.errors import ConfigError
 from shared.events import Connected, Disconnected, Stopping, Tick
 from shared.inbox import Inbox
@@ -108,8 +108,9 @@ class Shell:
                 self._on_disk(lambda: self._storage.spool(kept))
             case Record(entry):
                 line = self._on_disk(lambda: self._storage.record(entry))
-                if len(line) <= self.coordinator.voice.chunk_bytes:
-                    self._link.publish(self._events_topic, line)
+                if len(line) > min(self.coordinator.voice.chunk_bytes, codec.JSON_LIMIT_BYTES):
+                    line = shorten(line)
+                self._link.publish(self._events_topic, line)
                 _log.info("%s", _told(entry))
             case Evaluate():
                 self._scorer.start(effect)

@@ -4,10 +4,12 @@ Pure.
 Bounded in bytes: an offer beyond `uploads_bytes` waits until others have finished, so a fleet that
 answers at once does not need a fleet's worth of memory. Bounded in time: a transfer that brings
 nothing new for `upload_idle_s` is forgotten. Chunks are asked for a few at a time, so a node that
-turns out late has not sent everything for nothing.
+turns out late has not sent everything for nothing. An event costs the same however many nodes send
+or wait.
 """
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from aggregator.config import Limits
@@ -43,8 +45,13 @@ class Uploads:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._uploads: dict[str, Upload] = {}
-        self._waiting: dict[str, Offer] = {}
+        self._uploads: OrderedDict[str, Upload] = OrderedDict()
+        """Those that will be forgotten first come first."""
+        self._bytes = 0
+        """Of all these bodies."""
+        self._waiting: OrderedDict[str, Offer] = OrderedDict()
+        self._parked: dict[str, Offer] = {}
+        """Who waits for the next version."""
 
     def ask(self, node: str, offer: Offer, now: float) -> list[int]:
         """Which chunks of an offered body to send now; none while it waits for its turn."""
@@ -59,6 +66,7 @@ class Uploads:
         assembly = Assembly(offer.counter, offer.size, offer.chunk_bytes)
         upload = Upload(offer, assembly, now + self._limits.upload_idle_s, set())
         self._uploads[node] = upload
+        self._bytes += offer.size
         return upload.ask()
 
     def add(self, node: str, chunk: Chunk, now: float) -> Upload | None:
@@ -73,6 +81,7 @@ class Uploads:
             return None
         upload.asked.discard(chunk.index)
         upload.idle_at = now + self._limits.upload_idle_s
+        self._uploads.move_to_end(node)
         return upload
 
     def wait(self, node: str, offer: Offer) -> None:
@@ -80,41 +89,62 @@ class Uploads:
         self.drop(node)
         self._waiting[node] = offer
 
+    def park(self, node: str, offer: Offer) -> None:
+        """Put an offer aside until the next version is out."""
+        self.drop(node)
+        self._parked[node] = offer
+
+    def unpark(self) -> None:
+        """The next version is out: whoever waited for it waits for a turn now."""
+        self._waiting.update(self._parked)
+        self._parked.clear()
+
     def drop(self, node: str) -> None:
         """Forget what a node was sending or waits to send."""
-        self._uploads.pop(node, None)
+        upload = self._uploads.pop(node, None)
+        if upload is not None:
+            self._bytes -= upload.offer.size
         self._waiting.pop(node, None)
+        self._parked.pop(node, None)
 
     def expire(self, now: float) -> bool:
         """Forget what brought nothing new for too long; whether there was any."""
-        idle = [node for node, upload in self._uploads.items() if upload.idle_at <= now]
-        for node in idle:
-            del self._uploads[node]
-        return bool(idle)
+        before = len(self._uploads)
+        while (end := self.next_deadline()) is not None and end <= now:
+            self.drop(next(iter(self._uploads)))
+        return len(self._uploads) < before
 
     def next_deadline(self) -> float | None:
         """When the next transfer is forgotten."""
-        return min((upload.idle_at for upload in self._uploads.values()), default=None)
+        return next((upload.idle_at for upload in self._uploads.values()), None)
 
-    def in_transfer(self, beside: str) -> list[int]:
-        """The sizes of all bodies that are on their way, but one node's."""
-        return [upload.offer.size for node, upload in self._uploads.items() if node != beside]
+    def in_transfer(self, beside: str) -> tuple[int, int]:
+        """How many bodies are on their way, and their bytes, but for one node's."""
+        own = self._uploads.get(beside)
+        if own is None:
+            return len(self._uploads), self._bytes
+        return len(self._uploads) - 1, self._bytes - own.offer.size
 
     def unfinished(self) -> dict[str, Offer]:
         """Every offer whose body is not here."""
-        return {node: upload.offer for node, upload in self._uploads.items()} | self._waiting
+        sending = {node: upload.offer for node, upload in self._uploads.items()}
+        return sending | self._waiting | self._parked
 
-    def turns(self) -> Iterator[tuple[str, Offer]]:
-        """Those who wait and whose turn it is now, in their order, each once."""
-        for node, offer in list(self._waiting.items()):
-            if not self._fits(offer):
+    def turns(self, may: Callable[[str, Offer], bool]) -> Iterator[tuple[str, Offer]]:
+        """Those who wait and whose turn it is now, in their order, each once: as far as there is
+        room here and they `may`.
+        """
+        for _ in range(len(self._waiting)):
+            if not self._waiting:
+                return
+            node, offer = next(iter(self._waiting.items()))
+            if not (self._fits(offer) and may(node, offer)):
                 return
             del self._waiting[node]
             yield node, offer
 
     def _fits(self, offer: Offer) -> bool:
-        in_transfer = sum(upload.offer.size for upload in self._uploads.values())
-        return not self._uploads or in_transfer + offer.size <= self._limits.uploads_bytes
+        return not self._uploads or self._bytes + offer.size <= self._limits.uploads_bytes
 
     @staticmethod
     def _goes_on(upload: Upload, offer: Offer) -> bool:

@@ -11,20 +11,18 @@ from aggregator.tally import Tally
 from shared import chunks, codec
 from shared.errors import PeerError
 from shared.events import Connected
-from shared.messages import AggregatorState, Followed, Manifest, Receipt
+from shared.messages import MARK_BYTES, AggregatorState, Followed, Manifest, Receipt
 from shared.topics import BROKER_DROPPED, Topics
 
 LAST_TERM = 2**53
 """The end of counting (`messages.Count`): no term could follow, so nobody honest is there."""
 
 MANIFEST_BYTES = 2048
-"""More than a manifest takes beside the names of its cohort."""
+"""More than a manifest takes beside its cohort."""
 MOST_STEP = 2**20
 """More starts than lie between two backups; a node that lies cannot bring terms to their end."""
 MOST_RAISES = 16
 """So often nodes can raise our term, which costs a checkpoint each time."""
-NAME_BYTES = 66
-"""The longest name of a node, and what msgpack puts before it."""
 
 
 class Meeting(Enum):
@@ -117,8 +115,8 @@ class Voice:
 
     @property
     def largest_cohort(self) -> int:
-        """How many names fit into the one packet of a manifest; 200 at the smallest limit."""
-        return (self.chunk_bytes - MANIFEST_BYTES) // NAME_BYTES
+        """How many nodes the one packet of a manifest can ask; 3,300 at the smallest limit."""
+        return (self.chunk_bytes - MANIFEST_BYTES) // MARK_BYTES
 
     def receipt(self, node: str, receipt: Receipt) -> Publish:
         """What one node is told."""

@@ -1,7 +1,13 @@
-"""The open window of a round: who may contribute, who is awaited, why it closes. Pure."""
+"""The open window of a round: who may contribute, who is awaited, why it closes. Pure.
 
-from collections.abc import Collection
+It keeps who may still deliver, who is lost and who came late, and looks again only at nodes of whom
+something changed (`look_at`): an event costs the same whether ten members are awaited or ten
+thousand.
+"""
+
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Literal
 
 from aggregator.roster import Roster
@@ -25,10 +31,25 @@ class Window:
     """It does not close earlier."""
     refused: dict[str, str] = field(default_factory=dict)
     """Whose update for this round was refused, and why: they make no other one."""
+    hopeful: set[str] = field(default_factory=set)
+    """Members that have nothing in hand, and whose update can still be expected."""
+    lost: set[str] = field(default_factory=set)
+    """Members that have nothing in hand and are gone."""
+    late: set[str] = field(default_factory=set)
+    """Who is here, was not asked, and was not here when the cohort was drawn."""
 
-    def due(
-        self, in_hand: Collection[str], min_updates: int, roster: Roster, now: float
-    ) -> Reason | None:
+    def look_at(self, nodes: Iterable[str], in_hand: Collection[str], roster: Roster) -> None:
+        """Take note of how things stand with nodes of whom something changed."""
+        for node in nodes:
+            missing = node in self.asked and node not in in_hand
+            gone = roster.is_gone(node)
+            hopeless = gone or node in self.refused or roster.declines(node)
+            strange = node not in self.asked and node not in self.bystanders
+            _keep(self.hopeful, node, when=missing and not hopeless)
+            _keep(self.lost, node, when=missing and gone)
+            _keep(self.late, node, when=strange and node in roster.present)
+
+    def due(self, in_hand: Collection[str], min_updates: int, now: float) -> Reason | None:
         """Why the window closes now; None while it stays open."""
         if self.not_before is not None and now < self.not_before:
             return None
@@ -36,7 +57,7 @@ class Window:
         if len(in_hand) >= self.goal:
             return "goal"
         enough = len(in_hand) >= min_updates
-        if enough and not any(self._may_deliver(node, roster) for node in self.missing(in_hand)):
+        if enough and not self.hopeful:
             return "nobody left to wait for"
         if now < self.deadline_at:
             return None
@@ -52,9 +73,18 @@ class Window:
         if self.not_before is not None:
             self.not_before += seconds
 
-    def ask_all(self, present: Collection[str], roster: Roster) -> None:
-        """Anybody may train: wait for all who are here, and for those who may be back."""
-        self.asked = {node for node in self.asked if not roster.is_gone(node)} | set(present)
+    def ask_whoever_is_here(
+        self, nodes: Collection[str], in_hand: Collection[str], roster: Roster
+    ) -> None:
+        """Anybody may train: of these nodes, wait for those who are here, and for those who may be
+        back.
+        """
+        for node in nodes:
+            if node in roster.present or node in in_hand:
+                self.asked.add(node)
+            elif roster.is_gone(node):
+                self.asked.discard(node)
+        self.look_at(nodes, in_hand, roster)
 
     def missing(self, in_hand: Collection[str]) -> set[str]:
         """Who was asked and has nothing in hand."""
@@ -62,35 +92,41 @@ class Window:
 
     def why_missing(self, in_hand: Collection[str], roster: Roster) -> dict[str, str]:
         """Who was asked and has nothing in hand, and why."""
-        reasons = roster.reasons(self.missing(in_hand))
-        refused = self.refused.items()
-        return reasons | {
-            node: f"refused: {reason}"[:200] for node, reason in refused if node in reasons
-        }
+        return self._reasons(self.missing(in_hand), roster)
 
-    def stand_ins(
-        self, present: Collection[str], in_hand: Collection[str], roster: Roster
-    ) -> list[tuple[str, str]]:
+    def stand_ins(self, in_hand: Collection[str], roster: Roster) -> list[tuple[str, str]]:
         """Give the places of members that are gone to late joiners; the pairs (joiner, member)."""
-        late = sorted(set(present) - self.bystanders - self.asked)
-        gone = sorted(member for member in self.missing(in_hand) if roster.is_gone(member))
-        pairs = list(zip(late, gone, strict=False))
+        if not (self.late and self.lost):
+            return []
+        pairs = list(zip(sorted(self.late), sorted(self.lost), strict=False))
         for pair in pairs:
             self.asked ^= set(pair)
+            self.look_at(pair, in_hand, roster)
         return pairs
 
     def shown(
         self, round_: int, in_hand: Collection[str], roster: Roster, now: float
     ) -> messages.Window:
         """The window as people see it."""
+        missing = self.missing(in_hand)
         return messages.Window(
             round=round_,
             expected=self.goal,
-            arrived=tuple(sorted(in_hand)),
-            missing=self.why_missing(in_hand, roster),
+            arrived=len(in_hand),
+            missing=len(missing),
+            here=tuple(nsmallest(messages.MAX_NAMED, in_hand)),
+            awaited=self._reasons(nsmallest(messages.MAX_NAMED, missing), roster),
             closes_in_s=max(0.0, self.deadline_at - now),
         )
 
-    def _may_deliver(self, node: str, roster: Roster) -> bool:
-        """Whether an update of this member can still be expected."""
-        return not (node in self.refused or roster.is_gone(node) or roster.declines(node))
+    def _reasons(self, missing: Collection[str], roster: Roster) -> dict[str, str]:
+        return roster.reasons(missing) | {
+            node: f"refused: {self.refused[node]}"[:200] for node in missing if node in self.refused
+        }
+
+
+def _keep(nodes: set[str], node: str, *, when: bool) -> None:
+    if when:
+        nodes.add(node)
+    else:
+        nodes.discard(node)

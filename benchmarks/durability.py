@@ -31,7 +31,7 @@ from rich.table import Table
 
 from aggregator.config import Rounds
 from benchmarks.setting import Federation, Listener, federation, show
-from shared import chunks, codec, tasks
+from shared import chunks, codec, cohort, tasks
 from shared.messages import Manifest, NodeState, Offer, Receipt
 from shared.topics import Topics
 
@@ -150,7 +150,7 @@ class Crowd:
             if not self.born:
                 self.born = True
                 self._say_births()
-            if manifest.round == number and len(manifest.plan.cohort) == self.nodes:
+            if manifest.round == number and cohort.size(manifest.plan.cohort) == self.nodes:
                 return manifest
 
     def answer(

@@ -42,7 +42,7 @@ from edge_node.events import (
 from edge_node.fetch import Fetch
 from edge_node.namesake import Namesake
 from edge_node.upload import Chance, Upload
-from shared import chunks, codec, compression, messages
+from shared import chunks, codec, cohort, compression, messages
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import Chunk, Followed, Manifest, NodeState, Receipt
@@ -400,7 +400,7 @@ class Agent:
             # A later round on the same model: whatever we gave for it was refused, or failed.
             again = later and not self.memory.entries
             return again or following.model(manifest) != self.memory.trained_on
-        return self._config.name in manifest.plan.cohort and later
+        return later and cohort.names(manifest.plan.cohort, self._config.name)
 
     def _has_room(self, manifest: Manifest) -> bool:
         """Whether one more update may be made, with those that wait in the outbox."""

@@ -225,13 +225,13 @@ class _DropOne:
                 self._kill(victim)
                 self._stage = "killed"
                 self._say(f"round {number:>3}  killed {victim}")
-            case "killed", {"event": "version", "round": number, "missing": missing}:
+            case "killed", {"event": "version", "round": number, "missing": dict(missing)}:
                 self._start(victim)
                 # With a very quick task it may have delivered before it died: then once more.
                 self._stage = "back" if victim in missing else "wait"
                 how = "closed without it" if victim in missing else "it had delivered before"
                 self._say(f"round {number:>3}  {how}; starting {victim} again")
-            case "back", {"event": "version", "round": number, "counted": counted}:
+            case "back", {"event": "version", "round": number, "counted": list(counted)}:
                 if any(one["node"] == victim for one in counted):
                     self._stage = "done"
                     self._say(f"round {number:>3}  {victim} takes part again")

@@ -79,5 +79,7 @@ def _window(state: AggregatorState) -> str:
         if window.closes_in_s is None
         else f", closes in {window.closes_in_s:.0f} s at the latest"
     )
-    missing = "".join(f"\n  missing {name}: {why}" for name, why in window.missing.items())
-    return f"{len(window.arrived)} of {window.expected} updates{closes}{missing}"
+    missing = "".join(f"\n  missing {name}: {why}" for name, why in window.awaited.items())
+    unnamed = window.missing - len(window.awaited)
+    more = f"\n  and {unnamed:,} more are missing" if unnamed > 0 else ""
+    return f"{window.arrived} of {window.expected} updates{closes}{missing}{more}"

@@ -87,12 +87,16 @@ def megabytes(count: float) -> str:
 
 def _line(entry: Mapping[str, Any], scores: Mapping[int, tuple[float, float]]) -> str:
     accuracy, loss = scores[entry["version"]]
-    missing = ", ".join(entry["missing"])
+    counted, missing = entry["counted"], entry["missing"]
+    if isinstance(counted, int):  # a line too long for a packet says how many, and not who
+        without = f"{missing} nodes" if missing else ""
+    else:
+        counted, without = len(counted), ", ".join(missing)
     return (
         f"round {entry['round']:>3}  {accuracy:6.2%}  loss {loss:.4f}  {entry['seconds']:5.2f} s  "
-        f"{len(entry['counted'])}/{entry['expected']} updates  "
+        f"{counted}/{entry['expected']} updates  "
         f"{megabytes(entry['bytes_up'])} up  {megabytes(entry['bytes_down'])} down"
-        + (f"  without {missing}" if missing else "")
+        + (f"  without {without}" if without else "")
     )
 
 
@@ -108,7 +112,7 @@ def _screen(watch: Watch, bytes_up: int, bytes_down: int) -> RenderableType:
         f"{state.version} of {state.rounds}" if state.rounds else str(state.version),
         "-" if state.accuracy is None else f"{state.accuracy:.2%}",
         "-" if state.loss is None else f"{state.loss:.4f}",
-        f"{len(window.arrived)} of {window.expected}" if window else "-",
+        f"{window.arrived} of {window.expected}" if window else "-",
         megabytes(bytes_up + state.bytes_up),
         megabytes(bytes_down),
         style="bold",
@@ -119,7 +123,7 @@ def _screen(watch: Watch, bytes_up: int, bytes_down: int) -> RenderableType:
 
 def _nodes(watch: Watch) -> RenderableType:
     window = watch.aggregator.window if watch.aggregator else None
-    arrived = set(window.arrived) if window else set()
+    arrived = set(window.here) if window else set()
     if len(watch.nodes) > _ROWS:
         counts = Counter(state.doing for state in watch.nodes.values())
         return Text(", ".join(f"{count} {doing}" for doing, count in counts.most_common()))

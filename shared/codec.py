@@ -15,16 +15,15 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import PeerError
-from shared.messages import MAX_NODES, PROTOCOL, Chunk, Model, Offer, Receipt
+from shared.messages import MAX_NODES, PROTOCOL, Chunk, Manifest, Model, Offer, Receipt
 from shared.params import Params, Spec
 
 T = TypeVar("T")
 
 JSON_LIMIT_BYTES = 256 * 1024
-"""The largest JSON message that is read: a roster page or the state with a window of 1,000
-nodes."""
-_WITHOUT_ARRAYS = (Chunk, Offer, Receipt)
-"""What anybody who may publish can send to a service by the thousand."""
+"""The largest JSON message that is read: a page of the roster, or a line of the journal."""
+_WITHOUT_ARRAYS = (Manifest, Chunk, Offer, Receipt)
+"""All that one packet holds; what has arrays comes as a body in chunks, or from our own disk."""
 
 
 def encode(message: object) -> bytes:
@@ -37,7 +36,7 @@ def decode(kind: type[T], payload: bytes | bytearray) -> T:
     """Read one wire message of the given kind; PeerError with a reason for everything else.
 
     msgpack allocates arrays from their length field, nested up to 1,024 deep, so their length is
-    bounded here (80 MB at the very worst, in a manifest or a model); strings and bytes cannot be
+    bounded here (80 MB at the very worst, in a model); strings and bytes cannot be
     longer than the payload itself.
     """
     longest = 0 if kind in _WITHOUT_ARRAYS else min(MAX_NODES, len(payload))
@@ -80,10 +79,10 @@ def read_json(payload: bytes) -> dict[str, Any]:
     return plain
 
 
-def model_body(params: Params, version: int, settled: dict[str, Any]) -> bytes:
-    """The body that goes over the wire in chunks: the parameters and who was settled."""
+def model_body(params: Params, version: int) -> bytes:
+    """The body that goes over the wire in chunks."""
     data = params.flat.astype("<f4", copy=False).tobytes()
-    return encode(Model(version, params.spec.tensors, data, settled))
+    return encode(Model(version, params.spec.tensors, data))
 
 
 def model_params(model: Model) -> Params:

@@ -42,6 +42,11 @@ Flag = Annotated[bool, Field(strict=True)]
 Bytes = Annotated[bytes, Field(strict=True)]
 MAX_NODES = 10_000
 """Nodes that one federation may name; no array or map on the wire has more entries."""
+MARK_BYTES = 4
+"""What a manifest says of each node that it asks."""
+MAX_NAMED = 100
+"""Nodes that the state names of those that are here, and of those that are awaited; the roster has
+them all."""
 MAX_CHUNKS = 65536
 """More chunks than a body of 1 GiB needs at the smallest packet limit of 16 kB."""
 
@@ -59,8 +64,8 @@ class Plan:
     learning_rate: Quantity
     momentum: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
     compression: Text
-    cohort: Annotated[tuple[NodeId, ...], Field(max_length=MAX_NODES)]
-    """The nodes asked to train in this round."""
+    cohort: Annotated[bytes, Field(strict=True, max_length=MARK_BYTES * MAX_NODES)]
+    """The nodes asked to train in this round, by their marks (`cohort.py`)."""
     deadline_s: Quantity
     """How long the window stays open, counted by the aggregator's clock."""
     weight_decay: Quantity = 0.0
@@ -119,8 +124,8 @@ class Chunk:
 
 @dataclass(frozen=True, config=_STRICT)
 class Verdict:
-    """How the last settled update of a node ended: counted in a version, or refused with a
-    reason.
+    """How the last settled update of a node ended: counted in a version, or refused with a reason.
+    What a `settled` receipt tells, as the aggregator keeps it in its checkpoint.
     """
 
     state_id: StateId
@@ -149,8 +154,6 @@ class Model:
     ]
     data: Bytes
     """The parameters, little-endian float32."""
-    settled: Annotated[dict[NodeId, Verdict], Field(max_length=MAX_NODES)]
-    """Per node the last update that was settled, so that a successor neither loses nor recounts."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -243,9 +246,14 @@ class Window:
 
     round: Count
     expected: Count
-    arrived: Annotated[tuple[NodeId, ...], Field(max_length=MAX_NODES)]
-    missing: Annotated[dict[NodeId, Text], Field(max_length=MAX_NODES)]
-    """Who is awaited, and why it is not here yet."""
+    arrived: Count
+    """How many updates are here."""
+    missing: Count
+    """How many nodes are awaited."""
+    here: Annotated[tuple[NodeId, ...], Field(max_length=MAX_NAMED)]
+    """Whose updates these are: the first by name."""
+    awaited: Annotated[dict[NodeId, Text], Field(max_length=MAX_NAMED)]
+    """Who is awaited, and why it is not here yet: the first by name."""
     closes_in_s: Quantity | None
 
 

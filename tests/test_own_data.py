@@ -108,7 +108,7 @@ def test_three_vineyards_together_know_what_none_knows_alone(cellar: Path, wine:
     assert scores[-1] > 0.9
     assert all(len(entry["counted"]) == 3 for entry in entries if entry["event"] == "version")
 
-    plan = Plan(wine.name, 0, 50, 8, 0.1, 0.2, "none", (), 1.0)  # as many passes as in ten rounds
+    plan = Plan(wine.name, 0, 50, 8, 0.1, 0.2, "none", b"", 1.0)  # as many passes as in ten rounds
     for samples in held.values():
         alone = local_update(wine, samples, "me", Train(1, wine.initial(0), plan), lambda: False)
         assert isinstance(alone, Trained)

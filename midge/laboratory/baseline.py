@@ -106,7 +106,7 @@ def _train(task: Task, train: Data, test: Data, settings: Settings, seed: int) -
         learning_rate=settings.learning_rate,
         momentum=settings.momentum,
         compression="none",
-        cohort=(),
+        cohort=b"",
         deadline_s=0.0,
     )
     params = task.initial(seed)

@@ -24,7 +24,7 @@ def limits() -> Limits:
 @pytest.fixture
 def released() -> Release:
     """Version 3 of the model."""
-    return release.make(3, from_tensors({"w": [1, 2], "b": 0}), {})
+    return release.make(3, from_tensors({"w": [1, 2], "b": 0}))
 
 
 @pytest.fixture

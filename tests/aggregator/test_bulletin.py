@@ -1,14 +1,12 @@
 import json
 from collections.abc import Sequence
 
-import pytest
-
 from aggregator import bulletin
 from aggregator.bulletin import Bulletin
 from aggregator.events import Effect, Publish
 from aggregator.roster import Roster
 from shared import codec
-from shared.messages import AggregatorState, NodeState, RosterPage, Window
+from shared.messages import MAX_NAMED, AggregatorState, NodeState, RosterPage, Window
 from shared.topics import Topics
 
 TOPICS = Topics("r")
@@ -22,7 +20,7 @@ def state(window: Window | None = None) -> AggregatorState:
 
 
 def roster(nodes: int = 1, doing: str = "idle") -> Roster:
-    made = Roster(10_000, 2.0)
+    made = Roster("mnist", 10_000, 2.0)
     for number in range(nodes):
         born = NodeState(alive=True, state_id=OWNER, boot=1, connection=1, doing=doing)
         made.heard(f"node-{number:04d}", born, 0.0)
@@ -122,7 +120,7 @@ def test_the_machine_is_woken_when_what_waits_may_be_said() -> None:
 
 
 def test_state_and_roster_come_as_their_messages() -> None:
-    window = Window(1, 2, ("ann",), {"bob": "training"}, 3.5)
+    window = Window(1, 2, 1, 1, ("ann",), {"bob": "training"}, 3.5)
     said, page = payloads(Bulletin(), state(window), roster(2))
     assert codec.decode_json(AggregatorState, said) == state(window)
     (only,) = roster(2).pages(100)
@@ -144,10 +142,29 @@ def test_pages_get_shorter_until_each_fits_a_packet() -> None:
     assert {page.pages for page in read} == {len(pages)}
 
 
-@pytest.mark.parametrize("limit", [LIMIT, 2**20, 2**28])
-def test_a_window_too_large_for_a_packet_is_told_without_names(limit: int) -> None:
-    names = [f"node-{number:04d}" for number in range(1000)]
-    crowd = Window(1, 2000, tuple(names), dict.fromkeys(names, "\U0001f600" * 200), 3.5)
-    said, _ = payloads(Bulletin(), state(crowd), roster(), limit)
-    assert len(said) <= min(limit, codec.JSON_LIMIT_BYTES)
-    assert codec.decode_json(AggregatorState, said) == state(Window(1, 2000, (), {}, 3.5))
+def test_a_window_too_large_for_a_packet_is_told_without_names() -> None:
+    names = [f"node-{number:04d}" for number in range(MAX_NAMED)]
+    reasons = dict.fromkeys(names, "\U0001f600" * 200)
+    crowd = Window(1, 2000, 900, 1100, tuple(names), reasons, 3.5)
+    said, _ = payloads(Bulletin(), state(crowd), roster(), LIMIT)
+    assert len(said) <= LIMIT
+    bare = Window(1, 2000, 900, 1100, (), {}, 3.5)
+    assert codec.decode_json(AggregatorState, said) == state(bare)
+
+
+def test_the_largest_window_can_be_read_where_packets_are_large() -> None:
+    names = [f"{number:064d}" for number in range(MAX_NAMED)]
+    reasons = dict.fromkeys(names, "\U0001f600" * 200)
+    crowd = Window(1, 2000, 900, 1100, tuple(names), reasons, 3.5)
+    said, _ = payloads(Bulletin(), state(crowd), roster(), 2**28)
+    assert codec.decode_json(AggregatorState, said) == state(crowd)
+
+
+def test_the_pause_grows_with_the_roster() -> None:
+    board, many = Bulletin(), roster(2500)
+    board.due(5.0, state, many, TOPICS, LIMIT)
+    board.changed()
+    assert ends(board.due(7.4, state, many, TOPICS, LIMIT)) == ["state"]
+    assert board.next_deadline() == 7.5
+    board.changed()
+    assert "roster/0" in ends(board.due(7.5, state, many, TOPICS, LIMIT))

@@ -25,7 +25,7 @@ from aggregator.events import (
     Spool,
     Spooled,
 )
-from shared import chunks, codec
+from shared import chunks, codec, cohort
 from shared.config import Broker
 from shared.events import Connected, Disconnected, Received, Tick
 from shared.messages import Manifest, NodeState, Offer, Receipt
@@ -96,6 +96,11 @@ def manifest_of(effects: list[Effect]) -> Manifest:
         if isinstance(effect, Publish) and effect.topic == TOPICS.manifest
     ]
     return codec.decode(Manifest, payloads[-1])
+
+
+def named(manifest: Manifest) -> tuple[str, ...]:
+    """Whom it asks, of all that a test here has."""
+    return tuple(node for node in "abcdef" if cohort.names(manifest.plan.cohort, node))
 
 
 def entries(effects: list[Effect], event: str) -> list[dict[str, Any]]:
@@ -282,6 +287,23 @@ class Federation(RuleBasedStateMachine):
 
     # What must hold
 
+    @invariant()
+    def what_the_window_keeps_is_what_a_look_at_every_node_gives(self) -> None:
+        window, roster = self.machine._rounds.window, self.machine._roster
+        if window is None or not self.online:
+            return
+        missing = window.asked - set(self.machine._intake.in_hand)
+        assert window.lost == {node for node in missing if roster.is_gone(node)}
+        assert window.hopeful == {
+            node
+            for node in missing - window.lost - window.refused.keys()
+            if not roster.declines(node)
+        }
+        assert window.late == roster.present - window.bystanders - window.asked
+        if self.config.rounds.open:
+            assert window.asked >= roster.present | self.machine._intake.in_hand.keys()
+            assert not window.lost
+
     def feed(self, event: Event) -> None:
         """Hand over an event and look at each effect in its order."""
         for effect in self.machine.handle(event, self.now):
@@ -306,7 +328,8 @@ class Federation(RuleBasedStateMachine):
         saved = self.disk
         assert (manifest.version, manifest.model) == (saved.version, saved.params.digest)
         assert (manifest.round, manifest.term) == (saved.round, saved.term)
-        assert set(manifest.plan.cohort) <= set(saved.asked)
+        assert set(named(manifest)) <= set(saved.asked)
+        assert len(named(manifest)) == cohort.size(manifest.plan.cohort)
 
     def check_receipt(self, node: str, receipt: Receipt) -> None:
         if receipt.kind == "unreadable":
@@ -543,8 +566,8 @@ def test_a_cohort_is_drawn_by_seed_and_round_alone() -> None:
             effects = machine.handle(born(node), 0.0)
         for _ in range(6):
             manifest = manifest_of(effects)
-            drawn.append(manifest.plan.cohort)
-            for node in reversed(manifest.plan.cohort):
+            drawn.append(named(manifest))
+            for node in reversed(named(manifest)):
                 offer, _ = update(node, version + 1, model, version)
                 effects = fed(machine, offered(node, offer), 0.5)
             (saved,) = [effect.checkpoint for effect in effects if isinstance(effect, Save)]
@@ -554,7 +577,7 @@ def test_a_cohort_is_drawn_by_seed_and_round_alone() -> None:
     drawn = cohorts("abcdef")
     assert drawn == cohorts("fbdaec")
     assert len(set(drawn)) > 1
-    assert all(len(cohort) == 2 for cohort in drawn)
+    assert all(len(nodes) == 2 for nodes in drawn)
 
 
 def test_after_a_restart_the_same_cohort_is_asked_and_not_drawn_anew() -> None:
@@ -562,12 +585,12 @@ def test_after_a_restart_the_same_cohort_is_asked_and_not_drawn_anew() -> None:
     machine = Coordinator(config(rounds), FRESH, 0.0)
     machine.handle(Connected(1, 2**20), 0.0)
     *_, last = [machine.handle(born(node), 0.0) for node in NODES]
-    cohort = manifest_of(last).plan.cohort
+    drawn = named(manifest_of(last))
     again = Coordinator(config(rounds), machine.snapshot(), 50.0)
-    assert manifest_of(again.handle(Connected(1, 2**20), 60.0)).plan.cohort == cohort
+    assert named(manifest_of(again.handle(Connected(1, 2**20), 60.0))) == drawn
     for node in reversed(NODES):
         again.handle(born(node, boot=2), 60.0)
-    assert again.snapshot().asked == cohort
+    assert again.snapshot().asked == drawn
     assert again.snapshot().term == machine.snapshot().term + 1
 
 
@@ -576,13 +599,13 @@ def plain(message: object) -> dict[str, Any]:
 
 
 def test_a_cohort_that_a_smaller_packet_cannot_name_is_asked_in_a_smaller_round() -> None:
-    names = [f"{'n' * 60}{i:03}" for i in range(260)]
-    settings = config(Rounds(min_nodes=260), max_nodes=300)
+    names = [f"{'n' * 60}{i:04}" for i in range(3400)]
+    settings = config(Rounds(min_nodes=3400), max_nodes=3400)
     first = Coordinator(settings, FRESH, 0.0)
     fed(first, Connected(1, 2**20))
     for name in names:
         fed(first, born(name))
-    assert len(first.snapshot().asked) == 260
+    assert len(first.snapshot().asked) == 3400
 
     smaller = settings.model_copy(update={"broker": Broker(packet_limit_bytes=2**14)})
     again = Coordinator(smaller, first.snapshot(), 0.0)

@@ -285,7 +285,7 @@ def test_a_second_update_of_a_node_waits_until_the_version_is_out(
     assert offered(intake, "ann", second) == []
     assert intake.in_hand["ann"].offer == first
     intake.count(4)
-    (kept,) = intake.renew(release.make(4, released.params, {}), 0.0)
+    (kept,) = intake.renew(release.make(4, released.params), 0.0)
     assert isinstance(kept, Kept)
     assert kept.offer == second
     assert kept.reason == "late: version 4 is out"
@@ -364,7 +364,7 @@ def test_who_waits_and_is_refused_in_the_end_does_not_hold_up_the_next(
 
 
 def test_an_offer_alone_takes_no_memory_for_its_body(limits: Limits, update: Update) -> None:
-    large = release.make(0, from_tensors({"w": np.zeros(1_000_000)}), {})
+    large = release.make(0, from_tensors({"w": np.zeros(1_000_000)}))
     intake = begun(large, limits)
     intake.asked = {"ann"}
     offer, _ = update(
@@ -392,7 +392,7 @@ def test_what_was_not_finished_is_late_on_the_next_version(
     for node in NAMES:
         offered(intake, node, offer)
     send(intake, "bob", offer, body)
-    following = release.make(4, from_tensors({"w": [0, 0], "b": 0}), {})
+    following = release.make(4, from_tensors({"w": [0, 0], "b": 0}))
     late = {"ann", "cid", "dot"}
     reason = "late: version 4 is out"
     assert {reply.node: reply for reply in told(intake, intake.renew(following, 0.0))} == {
@@ -428,6 +428,17 @@ def test_a_successor_knows_who_was_settled(
     intake.asked = {"ann"}
     (reply,) = offered(intake, "ann", update(counter=6)[0])
     assert (reply.receipt.kind, reply.receipt.version) == ("settled", 3)
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "buffered"])
+def test_who_has_the_model_alone_takes_nothing_that_was_counted_in_it(
+    released: Release, limits: Limits, update: Update, mode: Literal["synchronous", "buffered"]
+) -> None:
+    intake = begun(released, limits, rounds=Rounds(mode=mode))
+    intake.asked = {"ann"}
+    (reply,) = offered(intake, "ann", update(**on(2))[0])
+    assert (reply.receipt.kind, reply.receipt.version) == ("settled", None)
+    assert reply.receipt.reason == "stale: trained on version 2, now at 3"
 
 
 def test_the_memory_of_the_settled_is_bounded_and_forgets_the_oldest(
@@ -515,7 +526,7 @@ def test_beyond_the_room_in_the_spool_offers_wait_for_the_next_version(
     assert offered(tight, "ann", offer) == [stored("ann")]  # what is there is told all the same
     assert total(tight).weight == 20 * rules.STEPS
     tight.count(4)
-    following = release.make(4, from_tensors({"w": [0, 0], "b": 0}), {})
+    following = release.make(4, from_tensors({"w": [0, 0], "b": 0}))
     replies = told(tight, tight.renew(following, 0.0))
     # What rode in the offer of cid was not kept meanwhile.
     assert replies == [want("cid", b"\x07"), want("dot", b"\x07")]
@@ -691,7 +702,7 @@ def test_an_unfinished_upload_that_is_fresh_enough_goes_on_over_the_next_version
     offered(intake, "ann", offer)
     offered(intake, "bob", stale)
     came(intake, "ann", first)
-    following = release.make(4, from_tensors({"w": [0, 0], "b": 0}), {})
+    following = release.make(4, from_tensors({"w": [0, 0], "b": 0}))
     late = refusal("bob", stale, "late: version 4 is out")
     assert told(intake, intake.renew(following, 0.0)) == [late]
     assert [came(intake, "ann", part) for part in others] == [[], [stored("ann")]]

@@ -121,3 +121,9 @@ def test_a_full_disk_leaves_no_half_line_and_the_line_is_whole_when_there_is_roo
         assert book.append(1, {"event": "second"}) == line
         book._file = whole
     assert events(path) == ["first", "second"]
+
+
+def test_a_long_line_is_told_as_numbers_and_how_long_its_lists_are() -> None:
+    line = b'{"event":"version","seconds":1.5,"counted":[{"node":"a"},{"node":"b"}],"missing":{}}'
+    short = b'{"event":"version","seconds":1.5,"counted":2,"missing":0}'
+    assert journal.shorten(line) == short

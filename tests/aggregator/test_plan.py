@@ -2,6 +2,7 @@ import pytest
 
 from aggregator.config import Config, Rounds, Server, Training
 from aggregator.plan import learning_rate, plan
+from shared.cohort import marks
 from shared.compression import EMPTY
 
 
@@ -15,11 +16,11 @@ def test_the_learning_rate_falls_in_equal_steps_at_the_end() -> None:
     assert learning_rate(longer, 0, rounds=6) == pytest.approx(0.4 * (1 - 4 / 9 * 0.75))
 
 
-def test_it_names_the_cohort_in_order_and_what_to_do() -> None:
+def test_it_names_the_cohort_and_what_to_do() -> None:
     training = Training(epochs=2, batch_size=0, learning_rate=0.3, compression="fp16")
     config = Config(task="null", seed=7, training=training, rounds=Rounds(deadline_s=30))
     made = plan(config, 0, {"b", "a"}, scores_only=False, open_=False)
-    assert (made.task, made.seed, made.cohort, made.deadline_s) == ("null", 7, ("a", "b"), 30)
+    assert (made.task, made.seed, made.cohort, made.deadline_s) == ("null", 7, marks("ab"), 30)
     assert (made.epochs, made.batch_size, made.learning_rate) == (2, 0, 0.3)
     assert (made.compression, made.open, made.max_staleness) == ("fp16", False, 0)
 
@@ -34,7 +35,7 @@ def test_for_scores_alone_nothing_is_trained_and_nothing_sent() -> None:
 def test_an_open_plan_says_how_far_behind_an_update_may_be(mode: str) -> None:
     rounds = Rounds.model_validate({"mode": mode, "max_staleness": 5})
     made = plan(Config(rounds=rounds), 3, (), scores_only=False, open_=True)
-    assert (made.open, made.max_staleness, made.cohort) == (True, 5, ())
+    assert (made.open, made.max_staleness, made.cohort) == (True, 5, b"")
 
 
 def test_without_an_open_window_nobody_may_train_in_any_mode() -> None:

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aggregator.roster import Roster
 from shared.messages import NodeState, Verdict
@@ -35,7 +37,7 @@ def death(
 @pytest.fixture
 def roster() -> Roster:
     """Three nodes at most; ann was born at second 0."""
-    made = Roster(3, GRACE_S)
+    made = Roster("mnist", 3, GRACE_S)
     assert made.heard("ann", birth(), 0.0)
     return made
 
@@ -49,20 +51,23 @@ def presence(roster: Roster, node: str = "ann") -> str:
 
 def test_a_node_is_present_from_its_birth_on(roster: Roster) -> None:
     assert presence(roster) == "present"
-    assert roster.present("mnist") == ["ann"]
+    assert roster.present == {"ann"}
     assert roster.next_deadline() is None
 
 
 def test_only_nodes_of_the_runs_task_can_be_asked(roster: Roster) -> None:
     roster.heard("bob", birth(task="digits"), 0.0)
-    assert roster.present("mnist") == ["ann"]
-    assert roster.present("digits") == ["bob"]
+    assert roster.present == {"ann"}
+    roster.heard("bob", birth(connection=2), 1.0)
+    assert roster.present == {"ann", "bob"}
+    roster.heard("ann", birth(connection=2, task="digits"), 1.0)
+    assert roster.present == {"bob"}
 
 
 def test_a_node_is_gone_when_the_grace_after_its_will_is_over(roster: Roster) -> None:
     roster.heard("ann", death(), 10.0)
     assert presence(roster) == "fading"
-    assert roster.present("mnist") == []
+    assert roster.present == set()
     assert not roster.is_gone("ann")
     assert roster.next_deadline() == 12.0
     assert roster.expire(11.9) == []
@@ -76,7 +81,7 @@ def test_a_blip_within_the_grace_changes_nothing(roster: Roster) -> None:
     roster.heard("ann", death(), 10.0)
     roster.heard("ann", birth(connection=2), 11.0)
     assert roster.expire(12.0) == []
-    assert roster.present("mnist") == ["ann"]
+    assert roster.present == {"ann"}
 
 
 def test_the_will_of_an_earlier_connection_means_nothing(roster: Roster) -> None:
@@ -164,6 +169,86 @@ def test_whoever_left_the_roster_can_be_expected_no_more(roster: Roster) -> None
     assert roster.is_gone("zoe")
 
 
+def test_who_has_been_gone_the_longest_gives_way_first(roster: Roster) -> None:
+    for second, node in enumerate(("bob", "cid")):
+        roster.heard(node, birth(), second)
+    for second, node in enumerate(("cid", "ann")):
+        roster.heard(node, death(doing="stopped"), second + 2)
+        roster.expire(second + 2)
+    assert roster.heard("dot", birth(), 5.0)
+    assert sorted(roster.nodes) == ["ann", "bob", "dot"]
+
+
+# What is kept while it changes is what a look at every node gives
+
+
+class Naive:
+    """Who is fading until when, found anew after every event by a look at every node."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+        self.ends: dict[str, float] = {}
+
+    def look(self, what: str, node: str, now: float) -> None:
+        for name, entry in self.roster.nodes.items():
+            if entry.presence != "fading":
+                self.ends.pop(name, None)
+            elif what == "doubt" or name not in self.ends:
+                self.ends[name] = now + GRACE_S
+            if entry.presence == "fading" and name == node and entry.state.doing == "stopped":
+                self.ends[name] = min(now, self.ends[name])
+
+    def over(self, now: float) -> list[str]:
+        return [node for node, end in self.ends.items() if end <= now]
+
+    def named(self, presence: str) -> set[str]:
+        return {node for node, one in self.roster.nodes.items() if one.presence == presence}
+
+
+def happens(roster: Roster, what: str, node: str, connection: int, now: float) -> None:
+    if what == "doubt":
+        roster.doubt_all(now)
+    elif what in ("mnist", "digits"):
+        roster.heard(node, birth(connection=connection, task=what), now)
+    else:
+        roster.heard(node, death(connection=connection, doing=what), now)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["mnist", "digits", "offline", "stopped", "doubt"]),
+            st.sampled_from("abcde"),
+            st.integers(1, 2),
+            st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+        ),
+        max_size=40,
+    )
+)
+def test_what_is_kept_is_what_a_look_at_every_node_gives(
+    story: list[tuple[str, str, int, float]],
+) -> None:
+    roster, now = Roster("mnist", 3, GRACE_S), 0.0
+    naive = Naive(roster)
+    for what, node, connection, seconds in story:
+        now += seconds
+        before = {name: (one.presence, one.state) for name, one in roster.nodes.items()}
+        roster.changed.clear()
+        happens(roster, what, node, connection, now)
+        naive.look(what, node, now)
+        assert sorted(roster.expire(now)) == sorted(naive.over(now))
+        naive.look("expire", "", now)
+        assert naive.ends.keys() == naive.named("fading")
+        if not roster.unsure:
+            assert roster.next_deadline() == min(naive.ends.values(), default=None)
+        assert roster.present == {
+            name for name in naive.named("present") if roster.nodes[name].state.task == "mnist"
+        }
+        after = {name: (one.presence, one.state) for name, one in roster.nodes.items()}
+        names = before.keys() | after.keys()
+        assert {name for name in names if before.get(name) != after.get(name)} <= roster.changed
+
+
 # Doubts after our own link was down
 
 
@@ -173,7 +258,7 @@ def test_who_does_not_repeat_its_birth_after_our_reconnect_is_gone(roster: Roste
     assert (presence(roster), roster.next_deadline()) == ("fading", 12.0)
     roster.heard("bob", birth(), 11.0)
     assert roster.expire(12.0) == ["ann"]
-    assert roster.present("mnist") == ["bob"]
+    assert roster.present == {"bob"}
 
 
 def test_doubts_begin_the_grace_anew_since_a_birth_may_have_passed_unseen(roster: Roster) -> None:
@@ -186,7 +271,7 @@ def test_doubts_begin_the_grace_anew_since_a_birth_may_have_passed_unseen(roster
 
 
 def test_who_was_asked_before_a_restart_has_the_grace_to_show_up() -> None:
-    fresh = Roster(3, GRACE_S)
+    fresh = Roster("mnist", 3, GRACE_S)
     assert not fresh.is_gone("ann")
     fresh.doubt_all(5.0)
     assert fresh.next_deadline() == 7.0
@@ -239,4 +324,4 @@ def test_pages_list_every_node_by_name_once(roster: Roster) -> None:
     first, second = roster.pages(2)
     assert [entry.node for entry in (*first, *second)] == ["ann", "bob", "cid"]
     assert (len(second[0].doing), len(second[0].last)) == (200, 200)
-    assert Roster(3, GRACE_S).pages(2) == [()]
+    assert Roster("mnist", 3, GRACE_S).pages(2) == [()]

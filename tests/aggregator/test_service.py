@@ -15,7 +15,7 @@ import pytest
 from aggregator import checkpoints, journal, service, spool
 from aggregator.config import Config
 from aggregator.coordinator import Coordinator
-from aggregator.events import Checkpoint, InboxDropped
+from aggregator.events import Checkpoint, InboxDropped, Record
 from aggregator.journal import JOURNAL, Journal
 from aggregator.service import RETRY_S, Scorer, Shell, begin
 from aggregator.spool import Spool
@@ -490,3 +490,19 @@ def test_an_aggregator_that_is_stopped_while_the_disk_is_full_says_so_in_one_lin
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
             signal.signal(number, handler)
+
+
+# What is told of long lines
+
+
+def test_a_line_too_long_for_a_message_is_told_in_short_and_kept_in_full(
+    start: Callable[..., Run],
+) -> None:
+    run = start(never)
+    cohort = [f"node-{number:05d}" for number in range(30_000)]
+    for long in (cohort, cohort[:2]):
+        run.shell.perform(Record({"event": "round", "cohort": long}))
+    told = [codec.read_json(line) for topic, line in run.broker.told if topic == TOPICS.events]
+    assert [one["cohort"] for one in told if one["event"] == "round"] == [30_000, cohort[:2]]
+    kept = list(journal.read(run.config.state_dir / JOURNAL))
+    assert [one["cohort"] for one in kept if one["event"] == "round"] == [cohort, cohort[:2]]

@@ -1,7 +1,10 @@
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aggregator.config import Limits
 from aggregator.uploads import ASKED_BYTES, Uploads
@@ -33,6 +36,10 @@ def an_offer(counter: int = 1, chunk_bytes: int = QUARTER, body: bytes = BODY) -
 
 
 OFFER = an_offer()
+
+
+def always(_: str, __: Offer) -> bool:
+    return True
 
 
 def a_chunk(index: int, offer: Offer = OFFER) -> Chunk:
@@ -142,16 +149,16 @@ def test_who_finds_no_room_waits_in_the_order_of_the_offers(uploads: Uploads) ->
         assert uploads.ask(node, OFFER, 0.0)
     for node in ("dot", "cid", "eve", "cid"):
         assert uploads.ask(node, OFFER, 0.0) == []
-    assert list(uploads.turns()) == []
+    assert list(uploads.turns(always)) == []
     uploads.drop("ann")
     taken = []
-    for node, offer in uploads.turns():
+    for node, offer in uploads.turns(always):
         taken.append(node)
         uploads.ask(node, offer, 0.0)
     assert taken == ["dot"]
     uploads.drop("cid")
     uploads.drop("bob")
-    assert [node for node, _ in uploads.turns()] == ["eve"]
+    assert [node for node, _ in uploads.turns(always)] == ["eve"]
 
 
 def test_an_offer_that_is_repeated_while_it_waits_keeps_one_place(uploads: Uploads) -> None:
@@ -159,19 +166,37 @@ def test_an_offer_that_is_repeated_while_it_waits_keeps_one_place(uploads: Uploa
         uploads.ask(node, OFFER, 0.0)
     uploads.drop("ann")
     uploads.drop("bob")
-    assert [node for node, _ in uploads.turns()] == ["cid"]
+    assert [node for node, _ in uploads.turns(always)] == ["cid"]
 
 
-def test_each_has_one_turn_even_when_there_is_no_room_for_it(uploads: Uploads) -> None:
-    """The spool may be full: then who has its turn is put back, and the next one is looked at."""
+def test_who_has_its_turn_and_waits_again_is_behind_the_others(uploads: Uploads) -> None:
     for node in ("ann", "bob", "cid"):
         uploads.wait(node, OFFER)
     seen = []
-    for node, offer in uploads.turns():
+    for node, offer in uploads.turns(always):
         seen.append(node)
         uploads.wait(node, offer)
     assert seen == ["ann", "bob", "cid"]
     assert list(uploads.unfinished()) == ["ann", "bob", "cid"]
+
+
+def test_when_the_spool_is_full_nobody_has_a_turn_and_the_order_stays(uploads: Uploads) -> None:
+    for node in ("ann", "bob", "cid"):
+        uploads.wait(node, OFFER)
+    assert list(uploads.turns(lambda node, _: node != "ann")) == []
+    assert [node for node, _ in uploads.turns(lambda node, _: node != "cid")] == ["ann", "bob"]
+    assert list(uploads.unfinished()) == ["cid"]
+
+
+def test_who_waits_for_the_next_version_has_no_turn_before_it(uploads: Uploads) -> None:
+    uploads.park("ann", OFFER)
+    uploads.wait("bob", OFFER)
+    uploads.park("cid", OFFER)
+    uploads.drop("cid")
+    assert [node for node, _ in uploads.turns(always)] == ["bob"]
+    assert list(uploads.unfinished()) == ["ann"]
+    uploads.unpark()
+    assert [node for node, _ in uploads.turns(always)] == ["ann"]
 
 
 def test_one_body_may_always_be_in_transfer_however_large_it_is() -> None:
@@ -183,8 +208,47 @@ def test_one_body_may_always_be_in_transfer_however_large_it_is() -> None:
 def test_the_bodies_in_transfer_are_those_of_the_others(uploads: Uploads) -> None:
     for node in ("ann", "bob", "cid"):
         uploads.ask(node, OFFER, 0.0)
-    assert uploads.in_transfer(beside="ann") == [len(BODY)]
-    assert uploads.in_transfer(beside="cid") == 2 * [len(BODY)]
+    assert uploads.in_transfer(beside="ann") == (1, len(BODY))
+    assert uploads.in_transfer(beside="cid") == (2, 2 * len(BODY))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["ask", "other", "chunk", "drop", "wait", "expire"]),
+            st.sampled_from("abcd"),
+            st.integers(0, 3),
+            st.sampled_from([0.0, 1.0, 6.0]),
+        ),
+        max_size=40,
+    )
+)
+def test_what_is_kept_is_what_a_look_at_every_transfer_gives(
+    story: list[tuple[str, str, int, float]],
+) -> None:
+    uploads, now = Uploads(Limits(uploads_bytes=2 * len(BODY), upload_idle_s=10.0)), 0.0
+    for what, node, index, seconds in story:
+        now += seconds
+        match what:
+            case "ask":
+                uploads.ask(node, OFFER, now)
+            case "other":
+                uploads.ask(node, an_offer(2, body=BODY[: QUARTER * (index + 1)]), now)
+            case "chunk":
+                with suppress(PeerError):
+                    uploads.add(node, a_chunk(index), now)
+            case "drop":
+                uploads.drop(node)
+            case "wait":
+                uploads.wait(node, OFFER)
+        before = dict(uploads._uploads)
+        over = {name for name, upload in before.items() if upload.idle_at <= now}
+        assert uploads.expire(now) == bool(over)
+        assert uploads._uploads.keys() == before.keys() - over
+        ends = [upload.idle_at for upload in uploads._uploads.values()]
+        assert uploads.next_deadline() == min(ends, default=None)
+        sizes = [upload.offer.size for upload in uploads._uploads.values()]
+        assert uploads.in_transfer(beside="nobody") == (len(sizes), sum(sizes))
 
 
 # In time
@@ -217,4 +281,4 @@ def test_who_waits_is_not_forgotten(uploads: Uploads) -> None:
     for node in ("ann", "bob", "cid"):
         uploads.ask(node, OFFER, 0.0)
     uploads.expire(1000.0)
-    assert list(uploads.turns()) == [("cid", OFFER)]
+    assert list(uploads.turns(always)) == [("cid", OFFER)]

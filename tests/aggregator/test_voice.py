@@ -8,6 +8,7 @@ from aggregator import release
 from aggregator.config import Config, Rounds
 from aggregator.voice import LAST_TERM, MOST_RAISES, MOST_STEP, Meeting, Voice
 from shared import chunks, codec
+from shared.cohort import marks
 from shared.events import Connected
 from shared.messages import AggregatorState, Chunk, Followed, Manifest
 from shared.params import from_tensors
@@ -15,7 +16,7 @@ from shared.topics import BROKER_DROPPED
 
 US, OTHER = "1" * 16, "2" * 16
 PARAMS = from_tensors({"w": np.linspace(-1, 1, 50).reshape(5, 10), "b": [0.5]})
-RELEASE = release.make(7, PARAMS, {})
+RELEASE = release.make(7, PARAMS)
 
 
 def voice(*, takeover: bool = False, chunk_bytes: int = 100) -> Voice:
@@ -50,13 +51,13 @@ def test_a_manifest_says_who_leads_and_what_to_do() -> None:
     assert (head.owner, head.boot, head.connection, head.term) == (US, 3, 4, 5)
     assert (head.round, head.version, head.slot) == (9, 7, 1)
     assert head.model == PARAMS.digest
-    assert head.plan.cohort == ("a", "b")
+    assert head.plan.cohort == marks("ab")
 
 
 def test_a_manifest_of_an_open_round_asks_nobody_by_name() -> None:
     speaker = Voice(Config(rounds=Rounds(mode="buffered", max_staleness=4)), US, boot=3, term=5)
     head = codec.decode(Manifest, speaker.manifest(RELEASE, 9, (), open_=True).payload)
-    assert (head.plan.open, head.plan.max_staleness, head.plan.cohort) == (True, 4, ())
+    assert (head.plan.open, head.plan.max_staleness, head.plan.cohort) == (True, 4, b"")
 
 
 def test_it_listens_to_what_concerns_it_and_to_what_the_broker_dropped() -> None:
@@ -70,7 +71,7 @@ def test_it_listens_to_what_concerns_it_and_to_what_the_broker_dropped() -> None
 
 def test_chunks_are_retained_and_lie_in_their_slot() -> None:
     speaker = voice(chunk_bytes=200)
-    sent = speaker.model(release.make(8, PARAMS, {}))
+    sent = speaker.model(release.make(8, PARAMS))
     assert [message.topic for message in sent] == [
         speaker.topics.model_chunk(2, 0),
         speaker.topics.model_chunk(2, 1),
@@ -121,7 +122,7 @@ def test_a_cohort_that_is_as_large_as_may_be_fits_into_a_packet() -> None:
     speaker = Voice(Config(run="r" * 64), US, boot=2**53, term=LAST_TERM - 1)
     speaker.connected(Connected(1, 16 * 1024))
     names = [f"{number:x}".rjust(64, "n") for number in range(speaker.largest_cohort)]
-    assert len(names) > 200
+    assert len(names) > 3300
     assert len(speaker.manifest(RELEASE, 2**53, names).payload) <= speaker.chunk_bytes
 
 

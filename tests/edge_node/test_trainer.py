@@ -15,7 +15,7 @@ from shared.messages import Plan
 from shared.params import Params, from_tensors
 from shared.tasks import Data, Task, find
 
-PLAN = Plan("null:4", 0, 1, 64, 0.1, 0.0, "none", (), 1.0)
+PLAN = Plan("null:4", 0, 1, 64, 0.1, 0.0, "none", b"", 1.0)
 NULL = find("null:4")
 DATA = NULL.load("test", None)
 JOB = Train(1, NULL.initial(0), PLAN)

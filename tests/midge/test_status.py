@@ -16,8 +16,10 @@ def test_who_is_missing_and_why() -> None:
     window = Window(
         round=4,
         expected=2,
-        arrived=("a",),
-        missing={"b": "link lost, grace time runs"},
+        arrived=1,
+        missing=3,
+        here=("a",),
+        awaited={"b": "link lost, grace time runs"},
         closes_in_s=12.4,
     )
     state = AggregatorState(
@@ -40,6 +42,7 @@ def test_who_is_missing_and_why() -> None:
     assert "accuracy 90.00%, loss 0.2500" in text
     assert "1 of 2 updates, closes in 12 s at the latest" in text
     assert "missing b: link lost, grace time runs" in text
+    assert "and 2 more are missing" in text
     assert "refused: stale" in text
 
 

@@ -30,6 +30,15 @@ def test_a_round_is_told_once_it_is_scored() -> None:
     )
 
 
+def test_of_a_large_round_the_numbers_are_told() -> None:
+    screen = io.StringIO()
+    with View(Console(file=screen, width=200)) as view:
+        view.entry(entry(1, {}) | {"expected": 1000, "counted": 990, "missing": 10})
+        view.entry({"event": "evaluated", "version": 1, "test_accuracy": 0.5, "test_loss": 2.0})
+    assert "  990/1000 updates  " in screen.getvalue()
+    assert screen.getvalue().endswith("  without 10 nodes\n")
+
+
 def test_rounds_are_told_in_their_order() -> None:
     screen = io.StringIO()
     with View(Console(file=screen)) as view:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from aggregator.coordinator import Coordinator
 from edge_node import events as node
 from edge_node.agent import Agent
 from edge_node.config import Config as NodeConfig
-from shared import chunks, codec
+from shared import chunks, codec, cohort
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import (
     AggregatorState,
@@ -323,11 +324,11 @@ def _params(*values: float) -> Params:
 
 
 def _release(version: int) -> release.Release:
-    return release.make(version, _params(version, version), {})
+    return release.make(version, _params(version, version))
 
 
 def _manifest(version: int, words: Words) -> Manifest:
-    cohort = tuple(words["asks"].split(",")) if "asks" in words else ()
+    asked = words["asks"].split(",") if "asks" in words else ()
     task, packing = words.get("task", "null"), words.get("compression", "none")
     made = _release(version)
     chunk_bytes = int(words.get("chunk", 1024))
@@ -353,7 +354,7 @@ def _manifest(version: int, words: Words) -> Manifest:
             0.1,
             0.0,
             packing,
-            cohort,
+            cohort.marks(asked),
             60.0,
             open="open" in words,
             max_staleness=int(words.get("stale", 0)),
@@ -409,6 +410,13 @@ def _names(names: Iterable[str]) -> str:
     return ",".join(sorted(names)) or "nobody"
 
 
+def _asked(named: bytes) -> str:
+    """Nodes have names of one letter here, so a cohort can be read back."""
+    letters = [letter for letter in string.ascii_lowercase if cohort.names(named, letter)]
+    assert len(letters) == cohort.size(named)
+    return _names(letters)
+
+
 def _values(params: Params) -> str:
     return " ".join(f"{value:g}" for value in params.flat)
 
@@ -423,7 +431,7 @@ def _message(topic: str, payload: bytes) -> str:
         case ["down", "model"]:
             one = codec.decode(Manifest, payload)
             what = " for scores" if one.plan.compression == "empty" else ""
-            asked = "asks all" if one.plan.open else f"asks {_names(one.plan.cohort)}{what}"
+            asked = "asks all" if one.plan.open else f"asks {_asked(one.plan.cohort)}{what}"
             return f"v{one.version} round {one.round} term {one.term} {asked}"
         case ["down", "model", *_] | ["up", _, "update", _]:
             chunk = codec.decode(Chunk, payload)
@@ -487,8 +495,8 @@ def _board(payload: bytes) -> list[str]:
     lines = [f"{state.doing}, v{state.version}, round {state.round}"]
     if state.window is not None:
         window = state.window
-        lines.append(f"{_names(window.arrived)} of {window.expected} here")
-        lines.append(f"missing {_reasons(window.missing)}")
+        lines.append(f"{_names(window.here)} of {window.expected} here")
+        lines.append(f"missing {_reasons(window.awaited)}")
         lines.append(f"closes in {window.closes_in_s:g} s")
     if state.trouble:
         lines.append(f"trouble: {state.trouble}")

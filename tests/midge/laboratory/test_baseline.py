@@ -54,7 +54,7 @@ def test_the_same_settings_give_the_same_figures(digits: list[Epoch]) -> None:
 def test_it_is_the_nodes_own_training_an_epoch_at_a_time(digits: list[Epoch]) -> None:
     task = tasks.find("digits")
     train, test = task.load("train", None), task.load("test", None)
-    plan = Plan("digits", 0, 1, 20, 0.2, 0.2, "none", (), 0.0)
+    plan = Plan("digits", 0, 1, 20, 0.2, 0.2, "none", b"", 0.0)
     params = task.initial(0)
     for epoch in (1, 2):
         rng = np.random.default_rng([0, epoch])
@@ -210,7 +210,7 @@ def test_the_tasks_steps_are_of_the_form_that_the_rule_states() -> None:
     data = task.load("train", None).take(np.arange(40))
 
     def after(steps: int, momentum: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        plan = Plan("digits", 0, steps, 0, 0.1, momentum, "none", (), 0.0)
+        plan = Plan("digits", 0, steps, 0, 0.1, momentum, "none", b"", 0.0)
         rng = np.random.default_rng(0)
         outcome = task.train(task.initial(0), data, plan, rng, lambda: False)
         assert outcome is not None

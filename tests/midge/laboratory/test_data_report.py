@@ -20,7 +20,7 @@ from shared.errors import ConfigError
 from shared.messages import Plan
 from shared.tasks.means import totals
 
-PLAN = Plan("means:digits", 0, 1, 64, 0.1, 0.0, "none", (), 1.0)
+PLAN = Plan("means:digits", 0, 1, 64, 0.1, 0.0, "none", b"", 1.0)
 ASKED = Asked("digits", None, 7.0, "squared", None, None, 0, None)
 
 

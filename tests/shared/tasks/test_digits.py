@@ -22,7 +22,7 @@ def test_the_split_is_fixed_and_fair() -> None:
 
 def test_it_can_be_learnt() -> None:
     task = find("digits")
-    plan = Plan("digits", 0, 10, 16, 0.1, 0.5, "none", (), 1.0)
+    plan = Plan("digits", 0, 10, 16, 0.1, 0.5, "none", b"", 1.0)
     train = task.load("train", None)
     outcome = task.train(task.initial(0), train, plan, np.random.default_rng(0), lambda: False)
     assert outcome is not None

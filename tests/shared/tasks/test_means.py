@@ -17,7 +17,7 @@ from shared.params import Params
 from shared.tasks import Data, Task
 from shared.tasks.means import Totals, means_of, read, totals
 
-PLAN = Plan("means:digits", 0, 1, 64, 0.1, 0.0, "none", (), 1.0)
+PLAN = Plan("means:digits", 0, 1, 64, 0.1, 0.0, "none", b"", 1.0)
 DIGITS = tasks.find("means:digits")
 
 

@@ -5,7 +5,7 @@ from edge_node.shards import iid
 from shared.messages import Plan
 from shared.tasks import find
 
-PLAN = Plan("null", 0, 1, 64, 0.1, 0.0, "none", (), 1.0)
+PLAN = Plan("null", 0, 1, 64, 0.1, 0.0, "none", b"", 1.0)
 
 
 @pytest.mark.parametrize(("name", "size"), [("null", 200_000), ("null:5", 5), ("null:0", 0)])

@@ -20,7 +20,7 @@ PLAN = Plan(
     learning_rate=0.1,
     momentum=0.9,
     compression="none",
-    cohort=(),
+    cohort=b"",
     deadline_s=60.0,
 )
 
@@ -220,7 +220,7 @@ def test_training_spares_a_node_the_compiler_of_torch() -> None:
         "from shared.messages import Plan\n"
         "task = find('mnist')\n"
         "data = Data(np.zeros((9, 28, 28), np.uint8), np.arange(9))\n"
-        "plan = Plan('mnist', 0, 1, 4, 0.1, 0.5, 'none', (), 1.0)\n"
+        "plan = Plan('mnist', 0, 1, 4, 0.1, 0.5, 'none', b'', 1.0)\n"
         "job = Train(0, task.initial(0), plan)\n"
         "print(local_update(task, Samples(data), 'a', job, lambda: False).samples)\n"
         "task.score(job.base, data)\n"

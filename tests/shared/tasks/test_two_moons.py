@@ -22,7 +22,7 @@ def test_three_nodes_teach_each_other_two_moons(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "path", list(sys.path))
     task = find("two_moons:task")
     assert task.shape == (2,)
-    plan = Plan(task.name, 0, 2, 16, 0.3, 0.5, "none", (), 1.0)
+    plan = Plan(task.name, 0, 2, 16, 0.3, 0.5, "none", b"", 1.0)
     data = task.load("train", None)
     shards = [data.take(indices) for indices in iid(data.y, nodes=3, seed=0)]
     model = task.initial(0)

@@ -282,7 +282,7 @@ class Fleet:
         """Wait until the updates of just these nodes are in the open window."""
         return self.state(
             lambda state: (
-                state.boot == boot and state.window is not None and state.window.arrived == names
+                state.boot == boot and state.window is not None and state.window.here == names
             ),
             f"updates of {names}",
         )

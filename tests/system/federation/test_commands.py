@@ -190,7 +190,7 @@ def test_a_node_without_its_data_says_so_to_everybody_and_takes_no_part(fleet: "
     assert "nowhere/MNIST/raw" in failed["reason"]
     assert remedy in failed["reason"]
     fleet.state(
-        lambda state: state.window is not None and remedy in state.window.missing.get("node-1", ""),
+        lambda state: state.window is not None and remedy in state.window.awaited.get("node-1", ""),
         "the node's reason",
     )
     assert "ERROR round 1: no MNIST data: nowhere/MNIST/raw" in node.text()

@@ -184,7 +184,7 @@ def test_a_round_closes_at_its_deadline_without_a_node_that_hangs_and_takes_it_b
     nodes = endless.nodes()
     round_ = open_round(endless)
     endless.state(
-        lambda state: state.window is not None and state.window.missing.get("node-3") == "training",
+        lambda state: state.window is not None and state.window.awaited.get("node-3") == "training",
         "node-3 to say that it trains",
     )
     nodes["node-3"].send(signal.SIGSTOP)
