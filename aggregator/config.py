@@ -126,6 +126,10 @@ class Training(Settings):
     stays."""
     last_rate_share: float = Field(default=1.0, gt=0, le=1)
     """The share of the learning rate that the last round has."""
+    trainer: Literal["single", "batched"] = "single"
+    """batched: a process that stands in for many nodes trains them together, where the task can.
+    Nodes on their own use the same arithmetic then, so a run's hashes do not depend on who shares a
+    process; they differ from those of `single` by rounding."""
     compression: Literal["none", "fp16"] = "none"
     """How updates are packed."""
 

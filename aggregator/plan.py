@@ -30,6 +30,7 @@ def plan(
         deadline_s=config.rounds.deadline_s,
         open=open_,
         max_staleness=config.rounds.staleness_limit,
+        trainer=training.trainer,
     )
 
 

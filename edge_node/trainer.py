@@ -16,7 +16,7 @@ import numpy as np
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
 from shared.params import Params, subtract
-from shared.tasks import Data, Task, failure
+from shared.tasks import Data, Outcome, Task, failure
 
 _log = logging.getLogger(__name__)
 
@@ -89,24 +89,32 @@ def local_update(
     The result depends on the arguments alone: randomness comes from (plan.seed, node, round).
     """
     data = samples.at(job.round)
-    held_out = samples.held_out if job.plan.score else None
     if len(data) == 0:
         return TrainingFailed(job.round, "this node holds no samples")
     started_s = time.perf_counter()
+    outcome: Outcome | None = job.base, {}
     try:
-        metrics = _scores(task, job.base, held_out)
-        outcome: tuple[Params, dict[str, float]] | None = job.base, {}
         if job.plan.epochs > 0:
-            outcome = task.train(job.base, data, job.plan, _generator(node, job), stopped)
+            outcome = _train(task, data, node, job, stopped)
         if outcome is None:
             return None
-        after, given = outcome
-        metrics |= {name: float(value) for name, value in given.items()}
-        with np.errstate(all="ignore"):
-            delta = subtract(after, job.base)
+        return judged(task, samples, len(data), job, outcome, time.perf_counter() - started_s)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task's author did
         _log.debug("training in round %d failed", job.round, exc_info=True)
         return TrainingFailed(job.round, failure(error))
+
+
+def judged(
+    task: Task, samples: Samples, count: int, job: Train, outcome: Outcome, train_s: float
+) -> Trained | TrainingFailed:
+    """The update that training on so many samples came to, if it may be sent; the base's score on
+    this node's held-out samples with it, if asked for. Raises whatever the task does.
+    """
+    after, given = outcome
+    metrics = _scores(task, job.base, samples.held_out if job.plan.score else None)
+    metrics |= {name: float(value) for name, value in given.items()}
+    with np.errstate(all="ignore"):
+        delta = subtract(after, job.base)
     if not (np.isfinite(delta.flat).all() and all(map(math.isfinite, metrics.values()))):
         return TrainingFailed(
             job.round,
@@ -119,8 +127,20 @@ def local_update(
             f"the task gives more than {MOST_METRICS} metrics, "
             f"or a name of more than {LONGEST_NAME} characters",
         )
-    train_s = time.perf_counter() - started_s
-    return Trained(job.round, delta, len(data), {**metrics, "train_s": train_s})
+    return Trained(job.round, delta, count, {**metrics, "train_s": train_s})
+
+
+def _train(
+    task: Task, data: Data, node: str, job: Train, stopped: Callable[[], bool]
+) -> Outcome | None:
+    """By the arithmetic that the plan names, so that it does not matter whether nodes share a
+    process.
+    """
+    rng = generator(node, job)
+    if job.plan.trainer == "single" or task.train_together is None:
+        return task.train(job.base, data, job.plan, rng, stopped)
+    outcomes = task.train_together(job.base, [data], job.plan, [rng], stopped)
+    return None if outcomes is None else outcomes[0]
 
 
 def _scores(task: Task, base: Params, held_out: Data | None) -> dict[str, float]:
@@ -135,6 +155,7 @@ def _scores(task: Task, base: Params, held_out: Data | None) -> dict[str, float]
     }
 
 
-def _generator(node: str, job: Train) -> "np.random.Generator":
+def generator(node: str, job: Train) -> "np.random.Generator":
+    """All randomness of a node in a round."""
     name = int.from_bytes(hashlib.sha256(node.encode()).digest())
     return np.random.default_rng([job.plan.seed, name, job.round])

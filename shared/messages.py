@@ -75,6 +75,9 @@ class Plan:
     max_staleness: Count = 0
     """open: an update is of use while so many newer versions are out, so training for an older one
     goes on."""
+    trainer: Literal["single", "batched"] = "single"
+    """Whose arithmetic it is: the task's `train`, or its `train_together` where it has one. The two
+    agree to rounding, not to the last bit."""
 
 
 @dataclass(frozen=True, config=_STRICT)

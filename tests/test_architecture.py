@@ -78,6 +78,7 @@ SHELLS = {
     "edge_node.own_data",
     "edge_node.pictures",
     "edge_node.samples",
+    "edge_node.together",
     "edge_node.trainer",
     "shared.certificates",
     "shared.command",

@@ -6,7 +6,7 @@ Importing this package imports no torch: a node that waits for its turn stays sm
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, ParamSpec, TypeVar
@@ -60,6 +60,17 @@ class Score:
     """Mean loss a sample."""
 
 
+Outcome = tuple[Params, dict[str, float]]
+"""Parameters after local training, and metrics (train_loss, train_accuracy, steps)."""
+TrainTogether = Callable[
+    [Params, Sequence[Data], Plan, Sequence["np.random.Generator"], Callable[[], bool]],
+    list[Outcome] | None,
+]
+"""(from, data of each node, plan, generator of each node, stopped) -> what `Task.train` gives, node
+by node; None once `stopped()` is true between two steps. What a node gets must not depend on the
+others, to the last bit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What a federation learns: data, model, training and score, as plain functions."""
@@ -69,13 +80,9 @@ class Task:
     """All samples of a split, from a folder or the default place; ConfigError with the remedy."""
     initial: Callable[[int], Params]
     """Seed -> initial parameters: the same seed, the same bits on the same build."""
-    train: Callable[
-        [Params, Data, Plan, "np.random.Generator", Callable[[], bool]],
-        tuple[Params, dict[str, float]] | None,
-    ]
-    """(from, data, plan, generator, stopped) -> parameters after `plan.epochs` of local training,
-    and metrics (train_loss, train_accuracy, steps); None once `stopped()` is true between two
-    steps."""
+    train: Callable[[Params, Data, Plan, "np.random.Generator", Callable[[], bool]], Outcome | None]
+    """(from, data, plan, generator, stopped) -> what `plan.epochs` of local training come to; None
+    once `stopped()` is true between two steps."""
     score: Callable[[Params, Data], Score]
     labels: tuple[str, ...]
     """Names of the classes, for people."""
@@ -85,6 +92,9 @@ class Task:
     """Height, width and brightest value of one x that is a grey picture, light on dark."""
     shape: tuple[int, ...] | None = None
     """Shape of one x, for checking a node's own files; None: of pictures, or not known."""
+    train_together: TrainTogether | None = None
+    """Trains many nodes from the same parameters at once, for plans with `trainer = batched`; None:
+    they are trained one after the other."""
 
 
 _BUILT_IN = {name: f"shared.tasks.{name}:task" for name in ("mnist", "digits", "null")}

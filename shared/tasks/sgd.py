@@ -1,26 +1,29 @@
 """Local training and scoring of any torch classifier, on the CPU.
 
 The same inputs give the same bits on the same build, in any process and in any order: one torch
-thread, randomness only from the arguments. (A model that draws random numbers of its own, say for
-dropout, must not train in two threads of one process at once: torch has one generator for both.)
+thread, randomness only from the arguments. Torch has one generator for a whole process, so two
+threads that train or score take turns.
+
+`batched.py` has the same steps for many nodes at once.
 
 There is no `torch.optim` here: it imports torch's compiler, which costs 1.5 s and 70 MB a node.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 
 from shared.errors import ConfigError
 from shared.messages import Plan
 from shared.params import Floats, Params, Spec, from_tensors
-from shared.tasks import Data, Features, Score
+from shared.tasks import Data, Features, Outcome, Score
 
 try:
     import torch
     from torch import nn
-    from torch.nn.functional import cross_entropy, dropout, pad
+    from torch.nn.functional import cross_entropy, pad
 except ModuleNotFoundError as error:
     raise ConfigError(
         "this task needs torch: pip install 'midge[torch]', or use --task null"
@@ -28,6 +31,8 @@ except ModuleNotFoundError as error:
 
 _PICTURES = 3
 """Axes of a batch of grey pictures."""
+_turn = Lock()
+OTHER_MODEL = "the parameters are those of another model: same task on both sides?"
 _SCORED_AT_ONCE = 1000
 """Samples in one forward pass of scoring: bounds the memory that it takes."""
 
@@ -46,7 +51,7 @@ def train(
     plan: Plan,
     rng: np.random.Generator,
     stopped: Callable[[], bool],
-) -> tuple[Params, dict[str, float]] | None:
+) -> Outcome | None:
     """Local SGD of McMahan et al. 2017 (arXiv 1602.05629, algorithm 1, ClientUpdate) with momentum.
 
     Bit for bit the steps of `torch.optim.SGD(lr, momentum, weight_decay)` on cross entropy:
@@ -73,9 +78,9 @@ def train(
                 y = torch.from_numpy(data.y[batch])
                 x = _inputs(data.x[batch], divisor)
                 if plan.input_shift:
-                    x = _moved(x, plan.input_shift)
+                    x = moved(x, plan.input_shift, torch.default_generator)
                 if plan.input_dropout:
-                    x = dropout(x, plan.input_dropout)
+                    x = x * kept(x, plan.input_dropout, torch.default_generator)
                 logits = module(x)
                 loss = cross_entropy(logits, y)
                 module.zero_grad()
@@ -113,10 +118,12 @@ def predict(model: Callable[[], nn.Module], divisor: float, params: Params, x: F
 
 @contextmanager
 def _alone(seed: int) -> Iterator[None]:
-    """One torch thread (for good) and torch's generator at `seed` (for now)."""
+    """One torch thread (for good), and torch's generator at `seed` for this thread alone (for
+    now).
+    """
     # Sums over several threads depend on their number, and nodes on one machine share its cores.
     torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
+    with _turn, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
@@ -139,13 +146,18 @@ def _inputs(x: Features, divisor: float) -> torch.Tensor:
     return torch.from_numpy(x.astype(np.float32)) / divisor
 
 
-def _moved(x: torch.Tensor, most: int) -> torch.Tensor:
+def kept(x: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """For each value of x what dropout multiplies it with: 0, or 1 / (1 - share)."""
+    return torch.empty_like(x).bernoulli_(1 - share, generator=generator).div_(1 - share)
+
+
+def moved(x: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
     """Each picture of (n, height, width) moved at random; what comes in from outside is 0."""
     if x.dim() != _PICTURES:
         raise ValueError(f"input_shift moves pictures (n, height, width), not {tuple(x.shape)}")
     count, height, width = x.shape
     wide = pad(x, (most, most, most, most))
-    down, right = torch.randint(2 * most + 1, (2, count, 1))
+    down, right = torch.randint(2 * most + 1, (2, count, 1), generator=generator)
     rows, columns = down + torch.arange(height), right + torch.arange(width)
     return wide[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
@@ -166,7 +178,7 @@ def _module(model: Callable[[], nn.Module], params: Params) -> nn.Module:
     module = model()
     tensors = _travelling(module)
     if params.spec != Spec(tuple((name, tuple(t.shape)) for name, t in tensors.items())):
-        raise ValueError("the parameters are those of another model: same task on both sides?")
+        raise ValueError(OTHER_MODEL)
     for name, values in params.tensors().items():
         tensors[name].copy_(torch.tensor(values))
     return module

@@ -3,7 +3,7 @@
 Importing this file imports no torch; calling what it returns does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.messages import Plan
 from shared.params import Floats, Params
-from shared.tasks import Data, Features, Score, Split, Task
+from shared.tasks import Data, Features, Outcome, Score, Split, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +48,7 @@ def torch_task(
         plan: Plan,
         rng: np.random.Generator,
         stopped: Callable[[], bool],
-    ) -> tuple[Params, dict[str, float]] | None:
+    ) -> Outcome | None:
         from shared.tasks import sgd
 
         return sgd.train(model, divisor, params, data, plan, rng, stopped)
@@ -63,4 +63,25 @@ def torch_task(
 
         return sgd.predict(model, divisor, params, x)
 
-    return Task(name, load, initial, train, score, labels, predict, shape=shape)
+    def train_together(
+        params: Params,
+        data: Sequence[Data],
+        plan: Plan,
+        rngs: Sequence[np.random.Generator],
+        stopped: Callable[[], bool],
+    ) -> list[Outcome] | None:
+        from shared.tasks import batched
+
+        return batched.train(model, divisor, params, data, plan, rngs, stopped)
+
+    return Task(
+        name,
+        load,
+        initial,
+        train,
+        score,
+        labels,
+        predict,
+        shape=shape,
+        train_together=train_together,
+    )
