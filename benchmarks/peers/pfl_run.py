@@ -20,7 +20,7 @@ from pfl.model.pytorch import PyTorchModel
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.peers import work
+from benchmarks.peers import given, learning
 
 FIRST = os.environ.get("PFL_WORKER_RANK", "0") == "0"
 """One of several processes keeps the note."""
@@ -31,8 +31,8 @@ class Learnt(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = work.net()
-        work.put(self.net, work.first_model())
+        self.net = learning.net()
+        learning.put(self.net, given.first_model())
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mean cross entropy of a batch."""
@@ -49,7 +49,7 @@ class Marks(TrainingProcessCallback):
     def on_train_begin(self, *, model: PyTorchModel) -> Metrics:  # noqa: ARG002 - pfl's
         """Round 0 is over."""
         if FIRST:
-            work.mark(0)
+            given.mark(0)
         return Metrics()
 
     def after_central_iteration(
@@ -61,15 +61,15 @@ class Marks(TrainingProcessCallback):
     ) -> tuple[bool, Metrics]:
         """A round is over."""
         if FIRST:
-            work.mark(central_iteration + 1)
+            given.mark(central_iteration + 1)
         return False, Metrics()
 
 
 def main() -> None:
     """Run all rounds, then score the model."""
     np.random.seed(1)  # noqa: NPY002 - the generator that pfl draws from
-    settings = work.SETTINGS
-    users = [PyTorchTensorDataset(work.shard(index)) for index in range(settings["nodes"])]
+    settings = given.SETTINGS
+    users = [PyTorchTensorDataset(learning.shard(index)) for index in range(settings["nodes"])]
     sampler = get_user_sampler("minimize_reuse", list(range(settings["nodes"])))
     data = FederatedDataset(users.__getitem__, sampler)
     module = Learnt()
@@ -96,7 +96,7 @@ def main() -> None:
         send_metrics_to_platform=False,
     )
     if FIRST:
-        work.mark(settings["rounds"] + 1, accuracy=work.accuracy(module.net))
+        given.mark(settings["rounds"] + 1, accuracy=learning.accuracy(module.net))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,16 @@ and a worker loads a shard once and not once a message.
 """
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from benchmarks.peers.given import SETTINGS, Arrays
+
+if TYPE_CHECKING:
+    from torch import nn
 
 app = ClientApp()
 
@@ -16,8 +22,7 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """One node's round."""
     arrays = message.content["arrays"].to_numpy_ndarrays()
-    config = message.content["config"]
-    if config["task"] == "null":
+    if SETTINGS["task"] == "null":
         after = [array + np.float32(0.001) for array in arrays]
         count = 1
     else:
@@ -34,24 +39,21 @@ def train(message: Message, context: Context) -> Message:
 app.train()(train)
 
 
-def _trained(arrays, index):
+def _trained(arrays: Arrays, index: int) -> tuple[Arrays, int]:
+    """The parameters after one node's epochs, and how many samples it has."""
     import torch  # a process that trains nothing is spared it
     from torch.nn.functional import cross_entropy
 
-    from benchmarks.peers import work
+    from benchmarks.peers import learning
 
     module = _module()
-    work.put(module, arrays)
-    settings = work.SETTINGS
+    learning.put(module, arrays)
     optimizer = torch.optim.SGD(
-        module.parameters(), settings["learning_rate"], settings["momentum"], fused=True
+        module.parameters(), SETTINGS["learning_rate"], SETTINGS["momentum"], fused=True
     )
-    x, y = work.shard(index)
-    size = settings["batch_size"]
-    for _ in range(settings["epochs"]):
-        order = torch.randperm(len(x))
-        for start in range(0, len(x), size):
-            batch = order[start : start + size]
+    x, y = learning.shard(index)
+    for _ in range(SETTINGS["epochs"]):
+        for batch in torch.randperm(len(x)).split(SETTINGS["batch_size"]):
             optimizer.zero_grad()
             cross_entropy(module(x[batch]), y[batch]).backward()
             optimizer.step()
@@ -59,7 +61,7 @@ def _trained(arrays, index):
 
 
 @functools.cache
-def _module():
-    from benchmarks.peers import work
+def _module() -> "nn.Module":
+    from benchmarks.peers import learning
 
-    return work.net()
+    return learning.net()
