@@ -157,7 +157,9 @@ def _serve(carrier: type[Paho] | type[raw.Client], port: int, number: int) -> No
     client.subscribe(DOWN)
     client.publish(READY, b"ready")
     while True:
-        client.publish(f"{UP}/{number}", client.message())  # as large as an update, made for nothing
+        client.publish(
+            f"{UP}/{number}", client.message()
+        )  # as large as an update, made for nothing
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What trees of processes cost together: CPU seconds, and memory in which shared pages count once."""
+"""What trees of processes cost together: CPU seconds, and memory with shared pages counted once."""
 
 import time
 from collections.abc import Callable, Collection

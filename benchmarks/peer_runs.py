@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Run:
 
     seconds: tuple[float, ...]
     """A round, the warm-up left out."""
-    accuracy: float
-    """Of the last model on the test images: the work was done."""
+    accuracy: float | None
+    """Of the last model on the test images, which shows that the work was done; None: no model."""
     cost: Cost | None = None
 
 
@@ -156,7 +156,7 @@ def _environment(peer: str, folder: Path) -> dict[str, str]:
 def _followed(folder: Path, started: Processes, roots: Sequence[str], phases: Phases) -> Run:
     """Wait for the run's last mark, which has the accuracy."""
     pids = [started.pid(name) for name in roots]
-    cost = follow(pids, lambda: _marks(folder)[-1:][0]["round"], phases, started.check)
+    cost = follow(pids, lambda: int(_marks(folder)[-1]["round"]), phases, started.check)
     while "accuracy" not in (marks := _marks(folder))[-1]:
         started.check()
         time.sleep(0.1)

@@ -43,7 +43,7 @@ class Learnt(nn.Module):
         return {"loss": Weighted(self.loss(x, y).item() * len(x), len(x))}
 
 
-class Marks(TrainingProcessCallback):
+class Marks(TrainingProcessCallback):  # type: ignore[misc] # pfl is not installed here
     """Notes when each round ended."""
 
     def on_train_begin(self, *, model: PyTorchModel) -> Metrics:  # noqa: ARG002 - pfl's

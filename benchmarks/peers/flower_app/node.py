@@ -53,9 +53,9 @@ def _trained(arrays: Arrays, index: int) -> tuple[Arrays, int]:
     )
     x, y = learning.shard(index)
     for _ in range(SETTINGS["epochs"]):
-        for batch in torch.randperm(len(x)).split(SETTINGS["batch_size"]):
+        for batch in torch.randperm(len(x)).split(SETTINGS["batch_size"]):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
-            cross_entropy(module(x[batch]), y[batch]).backward()
+            cross_entropy(module(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return [parameter.detach().numpy() for parameter in module.parameters()], len(x)
 
