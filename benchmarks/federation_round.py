@@ -153,7 +153,7 @@ def _in_turn(ways: Ways, runs: int) -> dict[str, Found]:
 
 
 def _bare(loop: Callable[[], float], rounds: int) -> Run:
-    return Run(tuple(loop() for _ in range(rounds)), None)
+    return Run(tuple(loop() for _ in range(rounds)))
 
 
 def _swarm(phases: Phases) -> Run:
@@ -163,7 +163,7 @@ def _swarm(phases: Phases) -> Run:
         _aggregator(ours, "mnist", MANY, phases, training)
         ours.swarm(MANY, PROCESSES, "mnist", per_label=PER_LABEL)
         seconds = tuple(version["seconds"] for version in ours.versions())
-        return Run(seconds[phases.warm_up :], _accuracy(ours))
+        return Run(seconds[phases.warm_up :], phases.rounds, _accuracy(ours))
 
 
 def _processes(task: str, phases: Phases) -> Run:
@@ -182,7 +182,8 @@ def _processes(task: str, phases: Phases) -> Run:
         )
         timed = slice(phases.warm_up, phases.warm_up + phases.timed)
         seconds = tuple(version["seconds"] for version in ours.told("version")[timed])
-        return Run(seconds, None if task == "null" else _accuracy(ours), cost)
+        accuracy = None if task == "null" else _accuracy(ours)
+        return Run(seconds, phases.rounds, accuracy, cost)
 
 
 def _aggregator(
@@ -231,8 +232,10 @@ def _ratio(mine: Found, theirs: Found) -> float:
 
 
 def _done(found: Found) -> str:
-    last = found.runs[-1].accuracy
-    return "" if last is None else f"accuracy {last:.3f}"
+    last = found.runs[-1]
+    if last.accuracy is None:
+        return ""
+    return f"accuracy {last.accuracy:.3f} after {last.rounds} rounds"
 
 
 def _costs(title: str, found: dict[str, Found], name: str, peer: str, aim: Aim | None) -> list[Row]:

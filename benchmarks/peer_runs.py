@@ -48,7 +48,9 @@ class Run:
 
     seconds: tuple[float, ...]
     """A round, the warm-up left out."""
-    accuracy: float | None
+    rounds: int = 0
+    """All of them, those that were not timed too."""
+    accuracy: float | None = None
     """Of the last model on the test images, which shows that the work was done; None: no model."""
     cost: Cost | None = None
 
@@ -154,13 +156,13 @@ def _environment(peer: str, folder: Path) -> dict[str, str]:
 
 
 def _followed(folder: Path, started: Processes, roots: Sequence[str], phases: Phases) -> Run:
-    """Wait for the run's last mark, which has the accuracy."""
+    """Wait for the run's last mark, one more than its rounds, which has the accuracy."""
     pids = [started.pid(name) for name in roots]
     cost = follow(pids, lambda: int(_marks(folder)[-1]["round"]), phases, started.check)
-    while "accuracy" not in (marks := _marks(folder))[-1]:
+    while (marks := _marks(folder))[-1]["round"] <= phases.rounds:
         started.check()
         time.sleep(0.1)
-    return Run(seconds(marks, phases), marks[-1]["accuracy"], cost)
+    return Run(seconds(marks, phases), phases.rounds, marks[-1].get("accuracy"), cost)
 
 
 def _marks(folder: Path) -> list[dict[str, Any]]:

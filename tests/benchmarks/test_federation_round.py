@@ -11,7 +11,7 @@ from shared.errors import ConfigError
 
 
 def ran(*seconds: float) -> Found:
-    return Found(tuple(Run((one,), 0.9) for one in seconds))
+    return Found(tuple(Run((one,), 7, 0.9) for one in seconds))
 
 
 def test_ways_take_turns_and_one_that_cannot_run_says_why_once() -> None:
@@ -22,7 +22,7 @@ def test_ways_take_turns_and_one_that_cannot_run_says_why_once() -> None:
             order.append(name)
             if name == "gone":
                 raise ConfigError("gone is not installed: make bench-peers")
-            return Run((1.0,), None)
+            return Run((1.0,))
 
         return run
 
@@ -37,7 +37,7 @@ def test_a_row_compares_runs_side_by_side() -> None:
     row = federation_round._row("", "ours", found, "theirs", Aim("at most", 1.0))
     assert row.ratio == 0.5
     assert row.spread == (1.0, 9.0)
-    assert row.note == "accuracy 0.900"
+    assert row.note == "accuracy 0.900 after 7 rounds"
 
 
 @pytest.mark.parametrize("missing", ["ours", "theirs"])
@@ -49,8 +49,8 @@ def test_a_row_without_one_side_has_no_ratio_and_says_why(missing: str) -> None:
 
 
 def test_costs_compare_medians_over_all_looks() -> None:
-    ours = Found((Run((1.0,), None, Cost(2.0, (1e6, 3e6, 2e6))),))
-    theirs = Found((Run((1.0,), None, Cost(8.0, (10e6,))),))
+    ours = Found((Run((1.0,), cost=Cost(2.0, (1e6, 3e6, 2e6))),))
+    theirs = Found((Run((1.0,), cost=Cost(8.0, (10e6,))),))
     cpu, memory = federation_round._costs(
         "", {"ours": ours, "theirs": theirs}, "ours", "theirs", None
     )
