@@ -6,7 +6,9 @@ Callbacks write down and enqueue, nothing else; paho's loop runs in the thread t
 """
 
 import logging
+import socket as sockets
 import ssl
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,6 +37,8 @@ STEP_S = 1.0
 _IN_FLIGHT = 20  # messages on their way without an ack; the rest waits in paho
 _TOPICS_A_PACKET = 8  # in one SUBSCRIBE: the smallest cap that a hosted broker sets
 _KEEPALIVE, _TAKEN_OVER = 0x8D, 0x8E
+_TCP_INFO: int | None = getattr(sockets, "TCP_INFO", None)
+_COUNTERS = struct.Struct("=120xQQ")  # tcpi_bytes_acked and tcpi_bytes_received, Linux 4.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Session:
         self._receive = receive
         self._bug: Exception | None = None
         self._error = ""
+        self._counted: tuple[int, int] | None = None
         five = version == "5"
         self.client = Client(
             CallbackAPIVersion.VERSION2,
@@ -98,6 +103,7 @@ class Session:
         )
         self.client.on_log = self._on_log
         self.client.on_socket_open = _send_at_once
+        self.client.on_socket_close = lambda _, __, sock: self._count(sock)
         # Without this a publishing thread would write to the socket itself while the loop does so
         # too: paho knows only of loops in threads of its own.
         self.client.on_socket_register_write = lambda *_: None
@@ -156,10 +162,27 @@ class Session:
         if not self.ended:
             self.ended, self.reason = True, reason
 
+    def socket_bytes(self) -> tuple[int, int] | None:
+        """All bytes that the peer acknowledged and that came from it, with what MQTT and TLS add,
+        as the system counts them on the socket; None where it does not (Linux does).
+        """
+        self._count(self.client.socket())
+        return self._counted
+
+    def _count(self, sock: Any) -> None:  # noqa: ANN401 - paho's: plain or TLS
+        if sock is None or _TCP_INFO is None:
+            return
+        with suppress(OSError, struct.error):
+            acked, received = _COUNTERS.unpack(
+                sock.getsockopt(IPPROTO_TCP, _TCP_INFO, _COUNTERS.size)
+            )
+            self._counted = acked, received
+
     def cut(self) -> None:
         """Let go of the socket, and of what the client holds of us, so that both are freed now."""
         sock = self.client.socket()
         if sock is not None:
+            self._count(sock)
             with suppress(OSError):
                 sock.close()
         for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
