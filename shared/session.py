@@ -185,7 +185,15 @@ class Session:
             self._count(sock)
             with suppress(OSError):
                 sock.close()
-        for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
+        for name in (
+            "connect",
+            "disconnect",
+            "message",
+            "publish",
+            "subscribe",
+            "log",
+            "socket_close",
+        ):
             setattr(self.client, f"on_{name}", None)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:

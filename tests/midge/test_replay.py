@@ -200,7 +200,7 @@ def test_rounded_models_are_proven(
 ) -> None:
     up, down = packings
     rounds = MODES[mode] | {"rounds": 6}
-    training = Training(compression=up, compression_down=down)
+    training = Training.model_validate({"compression": up, "compression_down": down})
     server = Server() if rounds.get("mode") == "asynchronous" else NESTEROV
     proven(run(rounds=rounds, training=training, server=server).finish().replay(), 6)
 
@@ -210,7 +210,8 @@ def test_what_a_version_left_out_is_in_the_next_one_whatever_its_packing(
 ) -> None:
     done = run(rounds={"rounds": 2}, training=Training(compression_down="int8")).finish()
     for version, packing in ((3, "none"), (5, "fp16")):
-        done.go(rounds={"rounds": version}, training=Training(compression_down=packing))
+        training = Training.model_validate({"compression_down": packing})
+        done.go(rounds={"rounds": version}, training=training)
         done.finish()
     proven(done.replay(), 5)
 
