@@ -19,10 +19,12 @@ class Release:
     body: bytes
     """The parameters as they travel."""
     body_digest: bytes
+    packing: str
+    """How the body has the parameters, of `compression.DENSE`."""
 
 
-def make(version: int, params: Params) -> Release:
-    """Encode and digest a version."""
-    body = codec.model_body(params, version)
+def make(version: int, params: Params, packing: str = "none") -> Release:
+    """Encode and digest a version, which was rounded to what its packing can hold."""
+    body = codec.model_body(params, version, packing)
     digest = hashlib.sha256(body).digest()
-    return Release(version, params, params.digest, params.spec.digest, body, digest)
+    return Release(version, params, params.digest, params.spec.digest, body, digest, packing)

@@ -27,7 +27,7 @@ from shared import tasks
 from shared.messages import Plan
 from shared.tasks.net2nn import net2nn
 
-_PLAN = Plan("mnist", 0, 1, 64, 0.2, 0.2, "none", (), 60.0)
+_PLAN = Plan("mnist", 0, 1, 64, 0.2, 0.2, "none", b"", 60.0)
 """The report's batch size, learning rate and momentum, one local epoch."""
 
 

@@ -22,7 +22,7 @@ from aggregator.coordinator import Event as AggregatorEvent
 from aggregator.events import Evaluate
 from aggregator.journal import JOURNAL, Journal
 from aggregator.storage import Storage
-from edge_node import outbox, trainer
+from edge_node import outbox
 from edge_node import service as node_service
 from edge_node.agent import Agent
 from edge_node.agent import Event as NodeEvent

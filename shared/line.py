@@ -85,6 +85,7 @@ class Line:
         """Payload bytes that came in."""
         self.session: Session | None = None
         """The connection that stands."""
+        self._socket_bytes = 0, 0
         self._broker = broker
         self._client_id = client_id
         self._will = will
@@ -144,6 +145,14 @@ class Line:
             if self.session is not None:
                 self.session.publish(topic, payload, retain=True)
 
+    def socket_bytes(self) -> tuple[int, int]:
+        """Bytes acknowledged by the broker and received from it on all connections, with what MQTT
+        and TLS add; 0 where the system does not count them.
+        """
+        with self._lock:
+            sent, received = (self.session.socket_bytes() if self.session else None) or (0, 0)
+            return self._socket_bytes[0] + sent, self._socket_bytes[1] + received
+
     # A connection's life; from one thread
 
     def reach(self) -> Session | float:
@@ -187,6 +196,8 @@ class Line:
         with self._lock:
             self.session = None
         session.cut()
+        sent, received = session.socket_bytes() or (0, 0)
+        self._socket_bytes = self._socket_bytes[0] + sent, self._socket_bytes[1] + received
 
     def after(self, session: Session) -> float:
         """Draw the lesson from a connection that ended; returns the pause in seconds. ConfigError

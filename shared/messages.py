@@ -83,6 +83,8 @@ class Plan:
     trainer: Literal["single", "batched"] = "single"
     """Whose arithmetic it is: the task's `train`, or its `train_together` where it has one. The two
     agree to rounding, not to the last bit."""
+    compression_down: Text = "none"
+    """How the model of this version is packed."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -153,7 +155,9 @@ class Model:
         Field(max_length=MAX_NODES),
     ]
     data: Bytes
-    """The parameters, little-endian float32."""
+    """The parameters, packed."""
+    compression: Text = "none"
+    """How `data` is packed: little-endian float32, unless it says otherwise."""
 
 
 @dataclass(frozen=True, config=_STRICT)

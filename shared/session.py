@@ -9,8 +9,9 @@ and calls `read`, `write` and `tend`.
 
 import logging
 import selectors
-import socket
+import socket as sockets
 import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -40,6 +41,8 @@ STEP_S = 1.0
 _IN_FLIGHT = 20  # messages on their way without an ack; the rest waits in paho
 _TOPICS_A_PACKET = 8  # in one SUBSCRIBE: the smallest cap that a hosted broker sets
 _KEEPALIVE, _TAKEN_OVER = 0x8D, 0x8E
+_TCP_INFO: int | None = getattr(sockets, "TCP_INFO", None)
+_COUNTERS = struct.Struct("=120xQQ")  # tcpi_bytes_acked and tcpi_bytes_received, Linux 4.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Session:
         self._receive = receive
         self._bug: Exception | None = None
         self._error = ""
+        self._counted: tuple[int, int] | None = None
         five = version == "5"
         self.client = Client(
             CallbackAPIVersion.VERSION2,
@@ -105,6 +109,7 @@ class Session:
         )
         self.client.on_log = self._on_log
         self.client.on_socket_open = _send_at_once
+        self.client.on_socket_close = lambda _, __, sock: self._count(sock)
         # Without this a publishing thread would write to the socket itself while the loop does so
         # too: paho knows only of loops in threads of its own.
         self.client.on_socket_register_write = lambda *_: self._wake()
@@ -214,15 +219,40 @@ class Session:
         if not self.ended:
             self.ended, self.reason = True, reason
 
+    def socket_bytes(self) -> tuple[int, int] | None:
+        """All bytes that the peer acknowledged and that came from it, with what MQTT and TLS add,
+        as the system counts them on the socket; None where it does not (Linux does).
+        """
+        self._count(self.client.socket())
+        return self._counted
+
+    def _count(self, sock: Any) -> None:  # noqa: ANN401 - paho's: plain or TLS
+        if sock is None or _TCP_INFO is None:
+            return
+        with suppress(OSError, struct.error):
+            acked, received = _COUNTERS.unpack(
+                sock.getsockopt(IPPROTO_TCP, _TCP_INFO, _COUNTERS.size)
+            )
+            self._counted = acked, received
+
     def cut(self) -> None:
         """Let go of the socket, and of what the client holds of us, so that both are freed now."""
         sock = self.client.socket()
         if sock is not None:
+            self._count(sock)
             with suppress(OSError):
                 sock.close()
         if self._waiter is not None:
             self._waiter.close()
-        for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
+        for name in (
+            "connect",
+            "disconnect",
+            "message",
+            "publish",
+            "subscribe",
+            "log",
+            "socket_close",
+        ):
             setattr(self.client, f"on_{name}", None)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
@@ -313,7 +343,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
-        self._bell, self._button = socket.socketpair()
+        self._bell, self._button = sockets.socketpair()
         self._button.settimeout(0)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ)

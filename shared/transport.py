@@ -55,6 +55,18 @@ class Transport:
         """Payload bytes that came in."""
         return self._line.bytes_received
 
+    @property
+    def socket_sent(self) -> int:
+        """Bytes that the broker acknowledged on all connections, with what MQTT and TLS add; 0
+        where the system does not count them.
+        """
+        return self._line.socket_bytes()[0]
+
+    @property
+    def socket_received(self) -> int:
+        """Bytes that came from the broker on all connections, counted in the same way."""
+        return self._line.socket_bytes()[1]
+
     def open(self) -> None:
         """Start connecting; returns at once, events tell the rest."""
         self._thread.start()

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from aggregator.admission import (
 )
 from aggregator.config import Limits
 from aggregator.release import Release
+from shared import compression
 from shared.errors import PeerError
 from shared.messages import MAX_CHUNKS, Offer, Verdict
 
@@ -182,6 +184,18 @@ def test_a10_the_size_is_that_of_the_packed_model(
     assert (judgement == Welcome()) == fits
 
 
+@pytest.mark.parametrize("packed_as", ["topk:0.5", "topk:0.5+fp16", "topk:0.5+int8"])
+def test_a10_a_sparse_update_is_no_larger_than_the_longest_code_makes_it(
+    update: Update, standing: Standing, limits: Limits, packed_as: str
+) -> None:
+    at = replace(standing, compression=packed_as)
+    largest = compression.named(packed_as).size(3)
+    for size, fits in ((0, False), (1, True), (largest, True), (largest + 1, False)):
+        judgement = judge("ann", update(packed_as=packed_as, size=size)[0], at, limits)
+        assert (judgement == Welcome()) == fits
+    assert judge("ann", update(packed_as=packed_as)[0], at, limits) == Welcome()
+
+
 def test_a10_a_body_in_more_chunks_than_the_protocol_names_is_refused(
     update: Update, standing: Standing, limits: Limits
 ) -> None:
@@ -203,7 +217,7 @@ def test_a11_samples_are_within_the_limits(
 # The body, rule by rule
 
 
-@pytest.mark.parametrize("packed_as", ["none", "fp16"])
+@pytest.mark.parametrize("packed_as", ["none", "fp16", "topk:0.999"])
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_a_body_that_breaks_no_rule_gives_the_delta(
     update: Update, limits: Limits, packed_as: str, kind: type[bytes]
@@ -227,6 +241,39 @@ def test_a12_a_body_with_another_bit_is_refused(update: Update, limits: Limits) 
     offer, body = update()
     with pytest.raises(PeerError, match="does not match its size or digest"):
         unpack(offer, body[:-1] + bytes([body[-1] ^ 1]), 3, limits)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "its values alone take"),
+        (bytes(8), "are not 2"),
+        (bytes(8) + b"\xc0\x00", "too many bytes"),
+        (bytes(8) + b"\x18", "beyond the model"),
+    ],
+)
+def test_a12_what_is_no_body_of_its_compression_is_refused(
+    update: Update, limits: Limits, body: bytes, says: str
+) -> None:
+    """Two float32 of three values, and one byte that says which."""
+    digest = hashlib.sha256(body).digest()
+    offer, _ = update(packed_as="topk:0.5", size=len(body), digest=digest)
+    with pytest.raises(PeerError, match=says):
+        unpack(offer, body, 3, limits)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("packed_as", "behind"), [("int8", b"\x00\x01\x02"), ("topk:0.3", b"\x80\x80")]
+)
+def test_a13_a_step_or_a_chosen_value_that_is_no_number_is_refused(
+    update: Update, limits: Limits, value: float, packed_as: str, behind: bytes
+) -> None:
+    body = np.array([value], "<f4").tobytes() + behind
+    changes = {"size": len(body), "digest": hashlib.sha256(body).digest()}
+    offer, _ = update(packed_as=packed_as, **changes)
+    with pytest.raises(PeerError, match="NaN or infinity"):
+        unpack(offer, body, 3, limits)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

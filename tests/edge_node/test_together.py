@@ -13,7 +13,7 @@ from shared.messages import Plan
 from shared.params import Params
 from shared.tasks import Data, Outcome, Task, find
 
-PLAN = Plan("digits", 0, 2, 16, 0.1, 0.5, "none", (), 60.0, trainer="batched")
+PLAN = Plan("digits", 0, 2, 16, 0.1, 0.5, "none", b"", 60.0, trainer="batched")
 DIGITS = find("digits")
 DATA = DIGITS.load("train", None)
 BASE = DIGITS.initial(0)

@@ -564,6 +564,26 @@ def test_messages_come_in_order_and_whole(broker: RealBroker, peer: MakePeer) ->
     assert alice.link.bytes_sent == alice.link.bytes_received == 60 * 100_000
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="the system does not count them")
+def test_bytes_are_counted_on_the_socket_over_all_connections(
+    broker: RealBroker, peer: MakePeer
+) -> None:
+    alice = peer(broker.settings(first_pause_s=0.05))
+    for number in (1, 2):
+        alice.next(Connected)
+        alice.link.subscribe(["data"])
+        alice.link.publish("data", bytes(200_000))
+        alice.settle()
+        for counted in (alice.link.socket_sent, alice.link.socket_received):
+            assert number * 200_000 < counted < number * 202_000
+        if number == 1:
+            broker.kill()
+            broker.start()
+    alice.link.close()
+    for counted in (alice.link.socket_sent, alice.link.socket_received):
+        assert 400_000 < counted < 404_000
+
+
 def test_topics_that_were_given_back_are_quiet(broker: RealBroker, peer: MakePeer) -> None:
     alice = peer(broker.settings())
     alice.next(Connected)

@@ -17,7 +17,7 @@ from shared.params import Params, from_tensors
 from shared.tasks import Data, Outcome, batched, sgd
 from shared.tasks.net2nn import Standardise, net2nn
 
-PLAN = Plan("any", 0, 2, 16, 0.1, 0.9, "none", (), 60.0)
+PLAN = Plan("any", 0, 2, 16, 0.1, 0.9, "none", b"", 60.0)
 Model = Callable[[], nn.Module]
 
 
