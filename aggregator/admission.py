@@ -100,8 +100,8 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
         return "wrong shapes: the tensors' names or shapes differ from the model's"
     if offer.compression != at.compression:  # A9
         return f"the plan asks for compression {at.compression}"
-    size = compression.named(offer.compression).size(at.spec.size)
-    if offer.size != size or chunks.count(size, offer.chunk_bytes) > MAX_CHUNKS:  # A10
+    fits = compression.named(offer.compression).fits(offer.size, at.spec.size)
+    if not fits or chunks.count(offer.size, offer.chunk_bytes) > MAX_CHUNKS:  # A10
         return f"{offer.size} bytes in chunks of {offer.chunk_bytes} do not fit the model"
     return samples_objection(offer, limits)
 
@@ -120,7 +120,8 @@ def unpack(offer: Offer, body: bytes | bytearray, parameters: int, limits: Limit
     """
     if len(body) != offer.size or hashlib.sha256(body).digest() != offer.digest:  # A12
         raise PeerError("the body does not match its size or digest")
-    delta = compression.named(offer.compression).decompress(body, parameters)
+    opened = compression.named(offer.compression).open(body, parameters)
+    delta = compression.unpacked(opened, parameters)
     largest = float(np.max(np.abs(delta), initial=0.0))
     if not np.isfinite(largest):  # A13
         raise PeerError("the update holds NaN or infinity")

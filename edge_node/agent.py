@@ -22,7 +22,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import assert_never
 
-from edge_node import following
+from edge_node import following, packing
 from edge_node.config import Config
 from edge_node.events import (
     Effect,
@@ -42,7 +42,7 @@ from edge_node.events import (
 from edge_node.fetch import Fetch
 from edge_node.namesake import Namesake
 from edge_node.upload import Chance, Upload
-from shared import chunks, codec, compression, messages
+from shared import chunks, codec, messages
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import Chunk, Followed, Manifest, NodeState, Receipt
@@ -280,7 +280,8 @@ class Agent:
         verdict = f"refused: {receipt.reason}"
         if receipt.version is not None:
             verdict = f"counted in version {receipt.version}"
-        self.memory = replace(self.memory, entries=self.memory.entries[1:])
+        rest = packing.rest_after(entry, self.memory, counted=receipt.version is not None)
+        self.memory = replace(self.memory, entries=self.memory.entries[1:], rest=rest)
         self._upload.settled()
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
         if self.memory.entries:
@@ -293,23 +294,25 @@ class Agent:
         if self._job is None or self._job_round != event.round:
             return []  # it was stopped when this event was on its way
         manifest, self._job = self._job, None
-        body = compression.named(manifest.plan.compression).compress(event.delta.flat)
+        plan = manifest.plan
+        name, memory = self._config.name, self.memory
+        body, rest = packing.pack(event.delta, plan, name, event.round, memory)
         entry = Entry(
-            counter=self.memory.counter + 1,
+            counter=memory.counter + 1,
             round=manifest.round,
             base_version=manifest.version,
             base=manifest.model,
             spec=event.delta.spec.digest,
             samples=event.samples,
             metrics={**event.metrics, "bytes_down": float(self._fetched_bytes)},
-            compression=manifest.plan.compression,
+            compression=plan.compression,
             body=body,
             digest=hashlib.sha256(body).digest(),
         )
         self._fetched_bytes = 0
         self._finished(manifest)
         entries = (*self.memory.entries, entry)
-        self.memory = replace(self.memory, counter=entry.counter, entries=entries)
+        self.memory = replace(self.memory, counter=entry.counter, entries=entries, rest=rest)
         if len(entries) > 1:  # it waits for the verdict on the one before
             return [Keep(self.memory)]
         self._upload.hurry()
@@ -412,7 +415,7 @@ class Agent:
             manifest.plan.open
             and len(entries) == 1
             and self._upload.has_arrived(entries[0])
-            and used + manifest.size <= self._config.outbox_bytes
+            and used + following.update_bytes(manifest) <= self._config.outbox_bytes
         )
 
     def _ask_for_chunks(self, now: float) -> list[Effect]:
