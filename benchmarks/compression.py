@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean, median
 
-from aggregator.config import Rounds
+from aggregator.config import Rounds, Training
 from benchmarks.rows import Aim, Row, spread
 from midge.laboratory import recipe as recipes
 from midge.laboratory import sweep
@@ -61,17 +61,18 @@ def _runs(seeds: int, rounds: int) -> Iterator[tuple[str, sweep.Row]]:
 
 
 def _recipe(report: Recipe, rounds: int, training: Mapping[str, str]) -> Recipe:
-    asked = {
-        "epochs": EPOCHS,
-        "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
-        "momentum": MOMENTUM,
-        **training,
-    }
-    settings = {**report.model_dump(mode="json", exclude_unset=True), "task": TASK}
-    settings["rounds"] = Rounds(rounds=rounds).model_dump(exclude_unset=True)
-    settings["training"] = {**settings["training"], **asked}
-    return Recipe.model_validate_json(Recipe.model_validate(settings).model_dump_json())
+    asked = Training.model_validate(
+        {
+            "epochs": EPOCHS,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE,
+            "momentum": MOMENTUM,
+            **training,
+        }
+    )
+    return report.model_copy(
+        update={"task": TASK, "rounds": Rounds(rounds=rounds), "training": asked}
+    )
 
 
 def _rows(name: str, ours: list[sweep.Row], plain: list[sweep.Row]) -> list[Row]:
