@@ -10,9 +10,10 @@ import sys
 def connect(port: int) -> None:
     """Connect with paho and keep the connection."""
     import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
 
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-    client.on_connect = lambda *_: print("ready", flush=True)
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda *_: _ready()
     client.connect("127.0.0.1", port)
     client.loop_forever()
 
@@ -25,13 +26,21 @@ def step() -> None:
     model = nn.Sequential(
         nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10)
     )
-    loss = nn.functional.cross_entropy(model(torch.rand(64, 784)), torch.zeros(64, dtype=torch.long))
+    loss = nn.functional.cross_entropy(
+        model(torch.rand(64, 784)), torch.zeros(64, dtype=torch.long)
+    )
     loss.backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():  # by hand: torch.optim takes another second to import
         for weights in model.parameters():
-            weights -= 0.2 * weights.grad
-    print("ready", flush=True)
+            if weights.grad is not None:
+                weights.sub_(weights.grad, alpha=0.2)
+    _ready()
     sys.stdin.read()
+
+
+def _ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What a round costs as work grows: seconds, bytes through the broker and memory, against the number
-of nodes and against the size of the model.
+"""What a round costs as work grows: seconds, bytes through the broker and memory, against the
+number of nodes and against the size of the model.
 
 The points are those of rows a, d and f; a row that was not measured is missing from the pictures.
 `python -m benchmarks.cost_plots`
@@ -39,19 +39,16 @@ def draw(results: Sequence[Result], images: Path) -> None:
     }
     shown = {name: row for name, row in by_nodes.items() if _several(row, "nodes")}
     _picture(images / "by-nodes.png", shown, "nodes", "nodes")
+    sized = [{**point, "model_mb": 4 * point["parameters"] / 1e6} for point in found]
     by_size = {
-        f"{nodes:g} nodes": [
-            {**point, "model_mb": 4 * point["parameters"] / 1e6}
-            for point in found
-            if point["nodes"] == nodes
-        ]
+        f"{nodes:g} nodes": [point for point in sized if point["nodes"] == nodes]
         for nodes in sorted({point["nodes"] for point in found})
     }
     shown = {name: row for name, row in by_size.items() if _several(row, "model_mb")}
     _picture(images / "by-size.png", shown, "model_mb", "MB a model")
 
 
-def points(results: Sequence[Result]) -> list[Point]:
+def points(results: Sequence[Result]) -> list[dict[str, float]]:
     """Every round that was measured with its nodes and its model, once each."""
     found: dict[tuple[float, float], dict[str, float]] = {}
     for result in results:
@@ -73,7 +70,7 @@ def _picture(path: Path, series: Mapping[str, Sequence[Point]], by: str, label: 
     panels = figure.subplots(1, len(_PANELS))
     for axes, (name, title, unit) in zip(panels, _PANELS, strict=True):
         _panel(axes, series, by, name, unit)
-        axes.set(xlabel=label, title=title, xscale="log", yscale="log")
+        axes.set(xlabel=label, title=title)
         axes.grid(visible=True, which="both", alpha=0.2)
     panels[0].legend()
     figure.savefig(path, dpi=110, metadata={"Software": None})
@@ -84,7 +81,8 @@ def _panel(
 ) -> None:
     for label, row in series.items():
         shown = sorted((point[by], point[name] / unit) for point in row if name in point)
-        axes.plot(*zip(*shown, strict=True) if shown else ([], []), "o-", label=label)
+        if shown:  # else the scale has nothing to be logarithmic of
+            axes.loglog(*zip(*shown, strict=True), "o-", label=label)
 
 
 if __name__ == "__main__":

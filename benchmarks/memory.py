@@ -97,7 +97,7 @@ def _idle_bytes() -> float:
 
 
 def _sized(parameters: int, nodes: int, idle: float) -> Row:
-    task, seconds, peak = f"null:{parameters}", [], 0.0
+    task, seconds, peak, moved = f"null:{parameters}", [], 0.0, 0.0
     with federation() as ours:
         ours.aggregator(task=task, rounds=Rounds(rounds=ROUNDS + WARM_UP + 1, min_nodes=nodes))
         for index in range(nodes):

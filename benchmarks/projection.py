@@ -102,38 +102,33 @@ def told(results: Sequence[Result], nodes: int = NODES) -> str:
     flat_s, a_node = one_broker_s(of, nodes), of.broker_bytes / of.nodes
     link_s = nodes * of.model_bytes / GIGABIT
     fold_s = nodes * of.model_bytes / of.fold_bytes_a_s
-    lines = [
-        f"Measured: N = {of.nodes:,} nodes, a model of {of.model_bytes / 1e6:g} MB, "
-        f"T = {of.seconds:.2f} s a round, B = {of.broker_bytes / 1e6:,.0f} MB through the broker.",
-        "",
-        f"One broker, one aggregator, {nodes:,} nodes:",
-        "",
-        f"- a round: {nodes:,} x T / N = {nodes:,} x {of.seconds:.2f} s / {of.nodes:,} = "
-        f"**{_time(flat_s)}**",
-        f"- through the broker: {nodes:,} x B / N = {nodes:,} x {a_node / 1e6:.3f} MB = "
-        f"**{nodes * a_node / 1e9:,.0f} GB**",
-        f"- the same updates over a gigabit link, one way: {nodes:,} x {of.model_bytes / 1e6:g} MB "
-        f"/ 125 MB/s = {_time(link_s)}: on a network no machine behind one link is faster",
-        f"- folding alone: {nodes:,} x {of.model_bytes / 1e6:g} MB / "
-        f"{of.fold_bytes_a_s / 1e9:.2f} GB/s = {_time(fold_s)}, {fold_s / flat_s:.0%} of the round",
-        "",
-        "Brokers in a tree, fan-out k, each with its edge aggregator on a machine like this one; "
-        "depth d = ceil(log N / log k); a round takes the sum over the levels of k x T / N:",
-        "",
-        "| fan-out k | depth d | brokers | a round | of one broker |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    size, ms = f"{of.model_bytes / 1e6:g} MB", 1000 * of.node_s
+    text = f"""\
+Measured: N = {of.nodes:,} nodes, a model of {size}, T = {of.seconds:.2f} s a round, \
+B = {of.broker_bytes / 1e6:,.0f} MB through the broker.
+
+One broker, one aggregator, {nodes:,} nodes:
+
+- a round: {nodes:,} x T / N = {nodes:,} x {of.seconds:.2f} s / {of.nodes:,} = **{_time(flat_s)}**
+- through the broker: {nodes:,} x B / N = {nodes:,} x {a_node / 1e6:.3f} MB = \
+**{nodes * a_node / 1e9:,.0f} GB**
+- the same updates over a gigabit link, one way: {nodes:,} x {size} / 125 MB/s = {_time(link_s)}: \
+on a network no machine behind one link is faster
+- folding alone: {nodes:,} x {size} / {of.fold_bytes_a_s / 1e9:.2f} GB/s = {_time(fold_s)}, \
+{fold_s / flat_s:.0%} of the round
+
+Brokers in a tree, fan-out k, each with its edge aggregator on a machine like this one: depth \
+d = ceil(log {nodes:,} / log k); a round takes the sum over the levels of k x T / N.
+
+| fan-out k | depth d | brokers | a round | of one broker |
+| --- | --- | --- | --- | --- |
+"""
     for fan_out in FAN_OUTS:
         one = tree(of, nodes, fan_out)
-        steps = (
-            f"{one.depth} levels of at most {fan_out:,} x {1000 * of.node_s:.2f} ms = "
-            f"{_time(one.seconds)}"
-        )
-        lines.append(
-            f"| {fan_out:,} | {one.depth} | {one.brokers:,} | {steps} | "
-            f"1/{flat_s / one.seconds:,.0f} |"
-        )
-    return "\n".join(lines)
+        steps = f"{one.depth} levels of at most {fan_out:,} x {ms:.2f} ms = {_time(one.seconds)}"
+        share = f"1/{flat_s / one.seconds:,.0f}"
+        text += f"| {fan_out:,} | {one.depth} | {one.brokers:,} | {steps} | {share} |\n"
+    return text
 
 
 def _time(seconds: float) -> str:

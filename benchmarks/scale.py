@@ -28,7 +28,13 @@ from shared.errors import ConfigError
 PROCESSES = 2
 LARGE, SMALL = 200_000, 10_000
 """Parameters: 0.8 MB and 40 kB."""
-FLEETS = ((100, LARGE, 10), (1_000, LARGE, 3), (100, SMALL, 20), (1_000, SMALL, 8), (10_000, SMALL, 2))
+FLEETS = (
+    (100, LARGE, 10),
+    (1_000, LARGE, 3),
+    (100, SMALL, 20),
+    (1_000, SMALL, 8),
+    (10_000, SMALL, 2),
+)
 """Nodes, parameters, rounds."""
 QUICK = ((100, SMALL, 3), (1_000, SMALL, 2))
 CARRIED = 100
@@ -81,7 +87,7 @@ def _rows(nodes: int, parameters: int, fleet: Fleet, floor: Floor) -> list[Row]:
     took, rounds = median(fleet.seconds), len(fleet.seconds)
     shares = ", ".join(f"{who} {share:.2f}" for who, share in fleet.shares.items())
     peaks = ", ".join(f"{who} {peak / 1e6:,.0f} MB" for who, peak in fleet.peaks.items())
-    ideal = 2 * 2 * 4.0 * parameters * nodes
+    ideal = (3 * nodes + 1) * 4.0 * parameters
     point = {
         "nodes": nodes,
         "parameters": parameters,
@@ -112,16 +118,16 @@ def _rows(nodes: int, parameters: int, fleet: Fleet, floor: Floor) -> list[Row]:
             "s",
             against="raw sockets, one after the other",
             ratio=fleet.connect_s / nodes / floor.connect_s,
-            note=f"from the start of the swarm's processes; raw {1e3 * floor.connect_s:.2f} ms each",
+            note=f"the start of its processes included; raw {1e3 * floor.connect_s:.2f} ms each",
         ),
         Row(
             "f",
             f"{name}: through the broker, a round",
             fleet.broker_bytes / 1e6,
             "MB",
-            against="model and update, in and out",
+            against="the bodies alone",
             ratio=fleet.broker_bytes / ideal,
-            note="from the broker's sockets; the model goes in once and is counted as N times",
+            note="from its sockets; bodies: a model in, N out, N updates in and out",
         ),
         Row(
             "f",
@@ -131,6 +137,15 @@ def _rows(nodes: int, parameters: int, fleet: Fleet, floor: Floor) -> list[Row]:
             against="the model",
             ratio=fleet.peaks["aggregator"] / (4 * parameters),
             note=f"peaks: {peaks}",
+        ),
+        Row(
+            "f",
+            f"{name}: swarm, peak a node",
+            fleet.peaks["swarm"] / nodes / 1e6,
+            "MB",
+            against="the model",
+            ratio=fleet.peaks["swarm"] / nodes / (4 * parameters),
+            note="its processes' peaks, interpreters included",
         ),
     ]
 
@@ -173,9 +188,7 @@ def _fleet(nodes: int, parameters: int, rounds: int) -> Fleet:
         passed_s = time.monotonic() - since
         shares = {who: (spent - cpu[who]) / passed_s for who, spent in _cpu(ours).items()}
         broker_bytes = (_moved(ours) - moved) / rounds
-        peaks = {
-            who: sum(map(kernel.peak_bytes, pids)) for who, pids in _processes(ours).items()
-        }
+        peaks = {who: sum(map(kernel.peak_bytes, pids)) for who, pids in _processes(ours).items()}
         return Fleet(connect_s, seconds, broker_bytes, peaks, shares)
 
 
