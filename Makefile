@@ -1,13 +1,14 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine docker-stop systemd-analyze check bench bench-peers \
-    bench-reliability chaos results results-quick \
+.PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine docker-stop systemd-analyze check \
+    bench bench-peers bench-demo bench-reliability chaos results results-quick \
     arm64 clean broker other-brokers
 
 PYTHON ?= python3
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Where x86-64 Linux finds a torch without gigabytes of CUDA. Empty: do not ask there.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -58,12 +59,12 @@ check: venv ## format, lint, types and the fast tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -m "not system" $(PYTEST_ARGS)
 
-bench: venv broker ## measure rounds, memory, starts and the first demo, and print tables
-	$(VENV)/bin/python -m benchmarks.null_round
-	$(VENV)/bin/python -m benchmarks.memory
+bench: venv broker ## measure every row of docs/performance.md but the peers: half an hour
+	$(VENV)/bin/python -m benchmarks.performance $(BENCH_ARGS)
+
+bench-demo: venv broker ## measure the first demo, one result over two roads, sizes of processes
 	$(VENV)/bin/python -m benchmarks.first_demo
 	$(VENV)/bin/python -m benchmarks.one_result
-	$(VENV)/bin/python -m benchmarks.cold_start
 	$(VENV)/bin/python -m benchmarks.sizes
 
 # The peers of `make bench`, each in an environment of its own: they ask for other versions than Midge.

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import paho.mqtt.client as paho
 import typer
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from benchmarks import raw
 from benchmarks.setting import Federation
@@ -36,10 +37,10 @@ class Client(Protocol):
     def subscribe(self, topic: str) -> None:
         """Ask for a topic; returns when the broker has agreed."""
 
-    def publish(self, topic: str, body: bytes | memoryview) -> None:
+    def publish(self, topic: str, body: bytes | bytearray | memoryview) -> None:
         """Hand over a message at QoS 1."""
 
-    def message(self) -> bytes | memoryview:
+    def message(self) -> bytes | bytearray | memoryview:
         """The body of the next message."""
 
     def close(self) -> None:
@@ -51,10 +52,10 @@ class Paho:
 
     def __init__(self, port: int, client_id: str) -> None:
         """Connect to a broker on loopback."""
-        self._came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._came: queue.SimpleQueue[bytes | bytearray] = queue.SimpleQueue()
         self._agreed = threading.Event()
         self._client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTProtocolVersion.MQTTv311
+            CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv311
         )
         self._client.on_message = lambda _, __, message: self._came.put(message.payload)
         self._client.on_connect = lambda *_: self._agreed.set()
@@ -69,11 +70,12 @@ class Paho:
         self._client.subscribe(topic, qos=1)
         self._wait()
 
-    def publish(self, topic: str, body: bytes | memoryview) -> None:
+    def publish(self, topic: str, body: bytes | bytearray | memoryview) -> None:
         """Hand over a message at QoS 1."""
-        self._client.publish(topic, bytes(body), qos=1)
+        payload = body if isinstance(body, bytes | bytearray) else bytes(body)
+        self._client.publish(topic, payload, qos=1)
 
-    def message(self) -> bytes:
+    def message(self) -> bytes | bytearray:
         """The body of the next message."""
         return self._came.get(timeout=_PATIENCE_S)
 

@@ -24,7 +24,7 @@ MODULES = {
     "b": "benchmarks.fan_in",
     "c": "benchmarks.fold",
     "d": "benchmarks.memory",
-    "e": "benchmarks.peers.row",
+    "e": "benchmarks.federation_round",
     "f": "benchmarks.scale",
     "g": "benchmarks.compression",
     "h": "benchmarks.cold_start",
@@ -39,7 +39,7 @@ def main(
     letters: Annotated[
         str, typer.Option("--rows", help="Which to measure; e needs the peers of make bench-peers.")
     ] = "a,b,c,d,f,g,h",
-    quick: Annotated[
+    quick: Annotated[  # noqa: FBT002 - a switch of a command
         bool, typer.Option("--quick", help="Few and short runs: to see that it works.")
     ] = False,
     page: Annotated[Path, typer.Option(help="Its tables are made anew.")] = PAGE,
@@ -59,7 +59,7 @@ def main(
                 console.print(f"row {letter}: other programs took {result.made.busy:.0%} of all")
             rows.save(result)
             progress.advance(task)
-    kept = {letter: result for letter in MODULES if (result := rows.load(letter))}
+    kept = {letter: found for letter in MODULES if (found := rows.load(letter))}
     images = page.parent / "images" / "performance"
     cost_plots.draw(list(kept.values()), images)
     parts = {

@@ -75,15 +75,19 @@ class Client:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(64)
         self._packet_id = 0
-        self._socket.sendall(connect_packet(client_id))
-        self._await(CONNACK)
+        try:
+            self._socket.sendall(connect_packet(client_id))
+            self._await(CONNACK)
+        except OSError:
+            self.close()
+            raise
 
     def subscribe(self, topic: str) -> None:
         """Ask for a topic, and wait until that stands."""
         self._socket.sendall(subscribe_packet(topic))
         self._await(SUBACK)
 
-    def publish(self, topic: str, body: bytes | memoryview) -> None:
+    def publish(self, topic: str, body: bytes | bytearray | memoryview) -> None:
         """Send a message; its ack is read, and forgotten, by a later `message`."""
         self._packet_id = self._packet_id % 0xFFFF + 1
         first = publish_head(topic, self._packet_id, len(body))

@@ -139,7 +139,7 @@ class Federation:
         """The journal's line on each version, as soon as it is there, until the run is over."""
         return (entry for entry in self.entries() if entry["event"] == "version")
 
-    def entries(self) -> Iterator[dict[str, Any]]:
+    def entries(self, patience_s: float = _STUCK_S) -> Iterator[dict[str, Any]]:
         """The journal's lines, as soon as they are there, until the run is over."""
         path = self.folder / "aggregator" / JOURNAL
         while not path.exists():
@@ -152,8 +152,8 @@ class Federation:
                 for line in iter(file.readline, b""):
                     since = time.monotonic()
                     yield json.loads(line)
-                if time.monotonic() - since > _STUCK_S:
-                    raise TimeoutError(f"nothing new in the journal for {_STUCK_S:.0f} s")
+                if time.monotonic() - since > patience_s:
+                    raise TimeoutError(f"nothing new in the journal for {patience_s:.0f} s")
                 self._rest()
 
     def told(self, event: str) -> list[dict[str, Any]]:

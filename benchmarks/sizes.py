@@ -20,6 +20,7 @@ import typer
 from rich.table import Table
 
 from aggregator.config import Rounds
+from benchmarks import kernel
 from benchmarks.setting import Federation, federation, show
 
 ROUNDS = 4
@@ -103,9 +104,13 @@ def _look(ours: Federation, names: Iterable[str], version: dict[str, Any], sizes
     sizes.aggregator_disk = max(sizes.aggregator_disk, _disk(ours.folder / "aggregator"))
     sizes.node_disk = max(sizes.node_disk, *(_disk(ours.folder / name) for name in names))
     with suppress(psutil.Error, OSError):  # in the last round some are gone already
-        sizes.aggregator = max(sizes.aggregator, _peak(ours.processes.pid("aggregator")))
-        sizes.broker = max(sizes.broker, _peak(ours.processes.pid("broker")))
-        sizes.node = max(sizes.node, *(_peak(ours.processes.pid(name)) for name in names))
+        sizes.aggregator = max(
+            sizes.aggregator, kernel.peak_bytes(ours.processes.pid("aggregator"))
+        )
+        sizes.broker = max(sizes.broker, kernel.peak_bytes(ours.processes.pid("broker")))
+        sizes.node = max(
+            sizes.node, *(kernel.peak_bytes(ours.processes.pid(name)) for name in names)
+        )
 
 
 def _training() -> dict[str, float]:
@@ -121,16 +126,8 @@ def _training() -> dict[str, float]:
         ours.node(1, 2, task="mnist")
         training = 0.0
         for _ in ours.versions():
-            training = max(training, _peak(first))
+            training = max(training, kernel.peak_bytes(first))
     return {"waits": waiting, "trains, at most": training}
-
-
-def _peak(pid: int) -> float:
-    """The most that a process ever had resident, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return float(line.split()[1]) * 1024
-    raise ProcessLookupError(pid)
 
 
 def _disk(folder: Path) -> float:

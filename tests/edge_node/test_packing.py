@@ -21,7 +21,7 @@ VALUES = hnp.arrays(np.float32, SIZE, elements=st.floats(-10, 10, width=16))
 
 
 def plan(name: str) -> Plan:
-    return Plan("null", 5, 1, 0, 0.1, 0.0, name, (), 60.0)
+    return Plan("null", 5, 1, 0, 0.1, 0.0, name, b"", 60.0)
 
 
 def params(values: object) -> Params:
