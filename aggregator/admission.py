@@ -120,7 +120,8 @@ def unpack(offer: Offer, body: bytes | bytearray, parameters: int, limits: Limit
     """
     if len(body) != offer.size or hashlib.sha256(body).digest() != offer.digest:  # A12
         raise PeerError("the body does not match its size or digest")
-    delta = compression.named(offer.compression).decompress(body, parameters)
+    opened = compression.named(offer.compression).open(body, parameters)
+    delta = compression.unpacked(opened, parameters)
     largest = float(np.max(np.abs(delta), initial=0.0))
     if not np.isfinite(largest):  # A13
         raise PeerError("the update holds NaN or infinity")

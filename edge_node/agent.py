@@ -22,7 +22,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import assert_never
 
-from edge_node import following
+from edge_node import following, packing
 from edge_node.config import Config
 from edge_node.events import (
     Effect,
@@ -42,7 +42,7 @@ from edge_node.events import (
 from edge_node.fetch import Fetch
 from edge_node.namesake import Namesake
 from edge_node.upload import Chance, Upload
-from shared import chunks, codec, compression, messages
+from shared import chunks, codec, messages
 from shared.errors import PeerError
 from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
 from shared.messages import Chunk, Followed, Manifest, NodeState, Receipt
@@ -293,7 +293,8 @@ class Agent:
         if self._job is None or self._job_round != event.round:
             return []  # it was stopped when this event was on its way
         manifest, self._job = self._job, None
-        body = compression.named(manifest.plan.compression).compress(event.delta.flat)
+        plan = manifest.plan
+        body = packing.pack(event.delta.flat, plan, self._config.name, event.round)
         entry = Entry(
             counter=self.memory.counter + 1,
             round=manifest.round,
@@ -302,7 +303,7 @@ class Agent:
             spec=event.delta.spec.digest,
             samples=event.samples,
             metrics={**event.metrics, "bytes_down": float(self._fetched_bytes)},
-            compression=manifest.plan.compression,
+            compression=plan.compression,
             body=body,
             digest=hashlib.sha256(body).digest(),
         )

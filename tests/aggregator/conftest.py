@@ -36,7 +36,9 @@ def update(released: Release) -> Callable[..., tuple[Offer, bytes]]:
         packed_as: str = "none",
         **changes: Any,  # noqa: ANN401 - fields of every type
     ) -> tuple[Offer, bytes]:
-        body = compression.named(packed_as).compress(np.array(delta, np.float32))
+        body = compression.named(packed_as).compress(
+            np.array(delta, np.float32), np.random.default_rng(0)
+        )
         offer = Offer(
             state_id="0123456789abcdef",
             counter=5,

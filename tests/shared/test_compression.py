@@ -12,19 +12,25 @@ NONE, FP16 = compression.named("none"), compression.named("fp16")
 LARGEST = 65504.0
 """The largest float16."""
 ANY = hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(width=32))
+RNG = np.random.default_rng(0)
 IN_RANGE = hnp.arrays(
     np.float32, st.integers(0, 20), elements=st.floats(-LARGEST, LARGEST, width=32)
 )
 
 
+def there_and_back(each: compression.Compression, flat: Floats) -> Floats:
+    opened = each.open(each.compress(flat, RNG), flat.size)
+    return compression.unpacked(opened, flat.size)
+
+
 @given(ANY)
 def test_none_loses_nothing(flat: Floats) -> None:
-    assert NONE.decompress(NONE.compress(flat), flat.size).tobytes() == flat.tobytes()
+    assert there_and_back(NONE, flat).tobytes() == flat.tobytes()
 
 
 @given(IN_RANGE)
 def test_fp16_is_off_by_half_a_step_at_most(flat: Floats) -> None:
-    back = FP16.decompress(FP16.compress(flat), flat.size)
+    back = there_and_back(FP16, flat)
     # 11 significant bits, and 2**-24 between the numbers next to zero.
     bound = np.maximum(np.abs(flat.astype(np.float64)) * 2.0**-11, 2.0**-25)
     assert np.all(np.abs(back.astype(np.float64) - flat) <= bound)
@@ -32,14 +38,14 @@ def test_fp16_is_off_by_half_a_step_at_most(flat: Floats) -> None:
 
 def test_fp16_saturates_to_infinity() -> None:
     flat = np.array([65519, 65520, -65520, 3e38], np.float32)
-    back = FP16.decompress(FP16.compress(flat), flat.size)
+    back = there_and_back(FP16, flat)
     assert back.tolist() == [LARGEST, np.inf, -np.inf, np.inf]
 
 
 def test_what_is_no_number_stays_none() -> None:
     flat = np.array([np.nan, np.inf], np.float32)
     for each in (NONE, FP16):
-        back = each.decompress(each.compress(flat), flat.size)
+        back = there_and_back(each, flat)
         assert np.isnan(back[0])
         assert np.isposinf(back[1])
 
@@ -48,20 +54,42 @@ def test_what_is_no_number_stays_none() -> None:
 def test_the_size_is_known_beforehand(flat: Floats, name: str) -> None:
     each = compression.named(name)
     with np.errstate(invalid="ignore"):
-        packed = each.compress(flat)
+        packed = each.compress(flat, RNG)
     assert len(packed) == each.size(flat.size)
-    assert each.decompress(packed, flat.size).shape == flat.shape
+    assert compression.unpacked(each.open(packed, flat.size), flat.size).shape == flat.shape
+
+
+@given(ANY, st.sampled_from(sorted(compression.COMPRESSIONS)), st.integers(1, 25))
+def test_filling_block_by_block_gives_the_same(flat: Floats, name: str, width: int) -> None:
+    each = compression.named(name)
+    with np.errstate(invalid="ignore"):
+        opened = each.open(each.compress(flat, RNG), flat.size)
+    blocks = np.full(flat.size, 7, np.float32)
+    for start in range(0, flat.size, width):
+        opened.fill(start, blocks[start : start + width])
+    assert blocks.tobytes() == compression.unpacked(opened, flat.size).tobytes()
+
+
+@pytest.mark.parametrize("name", compression.COMPRESSIONS)
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_a_body_of_another_size_is_the_peers_mistake(name: str, difference: int) -> None:
+    each = compression.named(name)
+    size = each.size(3) + difference
+    if size >= 0:
+        with pytest.raises(PeerError, match=f"the delta has {size} bytes, not {each.size(3)}"):
+            each.open(bytes(size), 3)
 
 
 def test_the_bytes_are_little_endian_on_any_machine() -> None:
     flat = np.array([1.0, -2.0], np.float32)
-    assert NONE.compress(flat) == b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
-    assert FP16.compress(flat) == b"\x00\x3c\x00\xc0"
+    assert NONE.compress(flat, RNG) == b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
+    assert FP16.compress(flat, RNG) == b"\x00\x3c\x00\xc0"
 
 
 @pytest.mark.parametrize("each", [NONE, FP16])
 def test_an_assembled_body_is_unpacked_as_it_is(each: compression.Compression) -> None:
-    unpacked = each.decompress(bytearray(each.compress(np.array([1.5, -2], np.float32))), 2)
+    body = bytearray(each.compress(np.array([1.5, -2], np.float32), RNG))
+    unpacked = compression.unpacked(each.open(body, 2), 2)
     assert unpacked.dtype == np.float32
     assert unpacked.tolist() == [1.5, -2]
 
