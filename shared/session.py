@@ -1,6 +1,6 @@
 """One connection to the broker: a paho client, and what its callbacks saw.
 
-The only file that imports paho.
+The only file that imports paho, beside the client itself.
 
 Callbacks write down and enqueue, nothing else. A thread that has one session calls `step`; one that
 has many waits for all of them in a selector of its own, with `fileno`, `wants_write` and `pending`,
@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
-from paho.mqtt.client import Client, DisconnectFlags, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
+from paho.mqtt.client import Client, DisconnectFlags, MQTTMessageInfo
+from paho.mqtt.enums import LogLevel
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from shared import certificates
+from shared.client import LeanClient
 from shared.config import Broker
+from shared.events import Payload
 from shared.topics import is_wildcard
 
 _log = logging.getLogger(__name__)
@@ -59,7 +61,9 @@ class NotLetInError(Exception):
 class Session:
     """One connection: a paho client, and what its callbacks saw and wrote down."""
 
-    def __init__(self, client_id: str, version: str, receive: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self, client_id: str, version: str, receive: Callable[[str, Payload], None]
+    ) -> None:
         self.version = version
         self.answer: Answer | None = None
         """To CONNECT."""
@@ -83,18 +87,11 @@ class Session:
         self._receive = receive
         self._bug: Exception | None = None
         self._error = ""
-        five = version == "5"
-        self.client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-        )
+        self.client = LeanClient(client_id, version, self._on_message)
         self.client.connect_timeout = PATIENCE_S
         self.client.max_inflight_messages = _IN_FLIGHT
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect
-        self.client.on_message = self._on_message
         self.client.on_publish = lambda _, __, packet, code, ___: self._on_ack(
             packet, [code], published=True
         )
@@ -219,7 +216,14 @@ class Session:
                 sock.close()
         if self._waiter is not None:
             self._waiter.close()
-        for name in ("connect", "disconnect", "message", "publish", "subscribe", "log"):
+        for name in (
+            "connect",
+            "disconnect",
+            "publish",
+            "subscribe",
+            "log",
+            "socket_register_write",
+        ):
             setattr(self.client, f"on_{name}", None)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
@@ -279,11 +283,12 @@ class Session:
             self.closed_by_peer = True
             self.end(self._error or "the connection was closed")
 
-    def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
+    def _on_message(self, name: bytes, payload: Payload, retained: bool) -> None:  # noqa: FBT001
         try:
-            if message.retain and message.topic not in self._exact and not self._raw:
+            topic = name.decode()
+            if retained and topic not in self._exact and not self._raw:
                 return
-            self._receive(message.topic, bytes(message.payload))
+            self._receive(topic, payload)
         except UnicodeDecodeError:
             _log.warning("dropped a message: its topic is not UTF-8")
         except Exception as error:  # noqa: BLE001 (through paho it would look like a bad link)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from shared.certificates import refused
 from shared.config import LEAST_PACKET_BYTES, Broker
 from shared.errors import ConfigError
-from shared.events import Connected, Disconnected, LinkEvent, Received, Refused
+from shared.events import Connected, Disconnected, LinkEvent, Payload, Received, Refused
 from shared.session import PATIENCE_S, STEP_S, Answer, NotLetInError, Session, told
 
 _log = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ class Transport:
             self._session = session
         self._deliver(Connected(self._number, limit))
 
-    def _receive(self, topic: str, payload: bytes) -> None:
+    def _receive(self, topic: str, payload: Payload) -> None:
         self.bytes_received += len(payload)
         self._deliver(Received(topic, payload))
 

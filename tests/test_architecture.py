@@ -27,7 +27,7 @@ MAY_IMPORT = {
 """Never across from one side to the other; nobody imports the workbench."""
 
 CONFINED = {
-    "paho": ("shared.transport", "shared.session"),
+    "paho": ("shared.client", "shared.session"),
     "msgpack": ("shared.codec",),
     "torch": ("shared.tasks.",),
     "torchvision": ("shared.tasks.",),
@@ -80,6 +80,7 @@ SHELLS = {
     "edge_node.samples",
     "edge_node.trainer",
     "shared.certificates",
+    "shared.client",
     "shared.command",
     "shared.disk",
     "shared.inbox",

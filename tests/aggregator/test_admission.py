@@ -12,11 +12,12 @@ from aggregator.admission import (
     Settled,
     Standing,
     Welcome,
+    check,
     judge,
-    unpack,
 )
 from aggregator.config import Limits
 from aggregator.release import Release
+from shared.compression import unpacked
 from shared.errors import PeerError
 from shared.messages import MAX_CHUNKS, Offer, Verdict
 
@@ -204,12 +205,12 @@ def test_a11_samples_are_within_the_limits(
 
 
 @pytest.mark.parametrize("packed_as", ["none", "fp16"])
-@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_a_body_that_breaks_no_rule_gives_the_delta(
     update: Update, limits: Limits, packed_as: str, kind: type[bytes]
 ) -> None:
     offer, body = update((16, -16, 0.5), packed_as)
-    delta = unpack(offer, kind(body), 3, limits)
+    delta = unpacked(check(offer, kind(body), 3, limits), 3)
     assert delta.tolist() == [16, -16, 0.5]
     assert delta.dtype == np.float32
 
@@ -220,13 +221,13 @@ def test_a12_a_body_of_another_size_or_digest_is_refused(
 ) -> None:
     offer, body = update(**change)
     with pytest.raises(PeerError, match="does not match its size or digest"):
-        unpack(offer, body, 3, limits)
+        check(offer, body, 3, limits)
 
 
 def test_a12_a_body_with_another_bit_is_refused(update: Update, limits: Limits) -> None:
     offer, body = update()
     with pytest.raises(PeerError, match="does not match its size or digest"):
-        unpack(offer, body[:-1] + bytes([body[-1] ^ 1]), 3, limits)
+        check(offer, body[:-1] + bytes([body[-1] ^ 1]), 3, limits)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -235,14 +236,14 @@ def test_a13_what_is_no_number_is_refused(
     update: Update, limits: Limits, value: float, packed_as: str
 ) -> None:
     with pytest.raises(PeerError, match="NaN or infinity"):
-        unpack(*update((0, value, 0), packed_as), 3, limits)
+        check(*update((0, value, 0), packed_as), 3, limits)
 
 
 @pytest.mark.parametrize("value", [65520, -1e30])
 def test_a13_what_saturated_fp16_is_refused(update: Update, limits: Limits, value: float) -> None:
     generous = limits.model_copy(update={"max_abs_delta": 2.0**20})
     with pytest.raises(PeerError, match="NaN or infinity"):
-        unpack(*update((0, value, 0), "fp16"), 3, generous)
+        check(*update((0, value, 0), "fp16"), 3, generous)
 
 
 @pytest.mark.parametrize("value", [16.000002, -16.000002, 3e38])
@@ -250,7 +251,7 @@ def test_a14_a_change_beyond_the_limit_is_refused(
     update: Update, limits: Limits, value: float
 ) -> None:
     with pytest.raises(PeerError, match=r"a parameter changes by .*, the limit is 16"):
-        unpack(*update((0, 0, value)), 3, limits)
+        check(*update((0, 0, value)), 3, limits)
 
 
 def test_of_several_things_wrong_with_a_body_the_first_is_told(
@@ -258,6 +259,6 @@ def test_of_several_things_wrong_with_a_body_the_first_is_told(
 ) -> None:
     offer, body = update((100, float("nan"), 0))
     with pytest.raises(PeerError, match="NaN or infinity"):
-        unpack(offer, body, 3, limits)
+        check(offer, body, 3, limits)
     with pytest.raises(PeerError, match="does not match"):
-        unpack(replace(offer, digest=bytes(32)), body, 3, limits)
+        check(replace(offer, digest=bytes(32)), body, 3, limits)
