@@ -82,11 +82,13 @@ def fold(into: Sum, delta: Opened, weight: int, full_weight: int) -> None:
     So a stale update makes the step smaller, as in FedBuff (Nguyen et al. 2022): w <- w + sum of
     s(tau) * samples * delta / sum of samples.
     """
-    step = math.ldexp(1.0, into.bits)
+    step = np.float64(math.ldexp(1.0, into.bits))
+    scratch = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
     for block, values in blocks(delta, into.total.size):
-        grid = values * np.float64(step)
+        grid, addend = (one[: values.size] for one in scratch)
+        np.multiply(values, step, out=grid)
         np.rint(grid, out=grid)
-        addend = grid.astype(np.int64)
+        np.copyto(addend, grid, casting="unsafe")
         addend *= weight
         into.total[block] += addend
     into.weight += full_weight

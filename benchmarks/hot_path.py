@@ -49,7 +49,8 @@ T = TypeVar("T")
 class Meter(Protocol):
     """Calls a stage; gives its result and what it took."""
 
-    def __call__(self, stage: Callable[[], T], /) -> tuple[T, float]: ...
+    def __call__(self, stage: Callable[[], T], /) -> tuple[T, float]:
+        """Call it once."""
 
 
 def main(runs: Annotated[int, typer.Option(min=1)] = 200) -> None:
@@ -154,7 +155,7 @@ def _incoming(payload: bytes, times: int) -> Iterator[Callable[[], Payload]]:
     sender = fork.Process(target=_send, args=(theirs, _packet(payload), times, ready))
     sender.start()
 
-    def receive() -> bytes:
+    def receive() -> Payload:
         ready.release()
         while not came:
             session.step()

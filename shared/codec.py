@@ -71,7 +71,7 @@ def _with_view(payload: Body, limits: dict[str, Any]) -> dict[str, Any] | None:
     """A map whose last value is a long byte string: as a view. None when it is none; raises what
     msgpack does.
     """
-    unpacker = msgpack.Unpacker(**limits)
+    unpacker = msgpack.Unpacker(read_size=_SMALL_BYTES, **limits)
     unpacker.feed(payload[:_SMALL_BYTES])
     plain: dict[str, Any] = {}
     key = ""
