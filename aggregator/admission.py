@@ -102,8 +102,8 @@ def _objection(node: str, offer: Offer, at: Standing, limits: Limits) -> str:
         return "wrong shapes: the tensors' names or shapes differ from the model's"
     if offer.compression != at.compression:  # A9
         return f"the plan asks for compression {at.compression}"
-    size = compression.named(offer.compression).size(at.spec.size)
-    if offer.size != size or chunks.count(size, offer.chunk_bytes) > MAX_CHUNKS:  # A10
+    fits = compression.named(offer.compression).fits(offer.size, at.spec.size)
+    if not fits or chunks.count(offer.size, offer.chunk_bytes) > MAX_CHUNKS:  # A10
         return f"{offer.size} bytes in chunks of {offer.chunk_bytes} do not fit the model"
     return samples_objection(offer, limits)
 

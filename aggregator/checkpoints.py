@@ -39,6 +39,7 @@ class _Stored:
     bases: tuple[tuple[int, bytes], ...]
     closed: str
     """JSON."""
+    packing: str = "none"
 
 
 def save(directory: Path, checkpoint: Checkpoint, keep: int, *, keep_first: bool = False) -> Path:
@@ -69,6 +70,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int, *, keep_first: bool
         ledger=checkpoint.ledger,
         bases=tuple(checkpoint.bases.items()),
         closed=json.dumps(dict(checkpoint.closed)),
+        packing=checkpoint.packing,
     )
     path = _path(directory, checkpoint.version)
     disk.write_sealed(path, codec.encode(stored))
@@ -144,4 +146,5 @@ def _restored(stored: _Stored) -> Checkpoint:
         ledger=stored.ledger,
         bases=dict(stored.bases),
         closed=json.loads(stored.closed),
+        packing=stored.packing,
     )

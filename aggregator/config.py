@@ -2,13 +2,16 @@
 reason.
 """
 
+import difflib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from aggregator.rules import FEWEST_BITS, STEPS, grid_bits
+from shared.compression import EMPTY, NAMES, named
 from shared.config import Broker, Settings
+from shared.errors import PeerError
 from shared.messages import MAX_NODES
 from shared.topics import RUN_NAME
 
@@ -126,8 +129,27 @@ class Training(Settings):
     stays."""
     last_rate_share: float = Field(default=1.0, gt=0, le=1)
     """The share of the learning rate that the last round has."""
-    compression: Literal["none", "fp16"] = "none"
-    """How updates are packed."""
+    compression: str = "none"
+    """How updates are packed: none, fp16, int8, or of each only the largest values, such as
+    topk:0.01+int8 for one in a hundred (the nodes send the others later)."""
+    compression_down: Literal["none", "fp16", "int8"] = "none"
+    """How models are packed. Nodes and aggregator hold the rounded model; what rounding leaves out
+    goes into the next version."""
+
+    @field_validator("compression")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            if name != EMPTY:
+                named(name)
+                return name
+        except PeerError:
+            pass
+        guess = difflib.get_close_matches(name, NAMES, 1)
+        raise ValueError(
+            f"no way to pack an update; take one of {', '.join(NAMES)}, with SHARE between 0 and "
+            "1 such as topk:0.01" + (f"; did you mean {guess[0]}?" if guess else "")
+        )
 
 
 class Server(Settings):
@@ -280,5 +302,6 @@ def recipe(config: Config) -> dict[str, object]:
         "mode": config.rounds.mode,
         "staleness": config.staleness.model_dump(),
         "server": config.server.model_dump(),
+        "compression_down": config.training.compression_down,
         "limits": config.limits.model_dump(include={"max_nodes", "max_samples", "max_abs_delta"}),
     }

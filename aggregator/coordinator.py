@@ -98,7 +98,7 @@ class Coordinator:
         # After a fallback to an older checkpoint its term is behind; the boots are counted apart.
         self.voice = Voice(config, checkpoint.owner, boot, max(checkpoint.term + 1, boot))
         self._closed = checkpoint.closed
-        self._lineage = Lineage(config.server, checkpoint)
+        self._lineage = Lineage(config, checkpoint)
         self._intake = Intake(
             self._release, config, checkpoint.settled, checkpoint.bases, models or {}
         )
@@ -158,6 +158,7 @@ class Coordinator:
             entitled=tuple(sorted(self._intake.asked))[:MAX_NODES],
             version=self._version,
             params=self._release.params,
+            packing=self._release.packing,
             optimizer=self._lineage.optimizer_state,
             settled=dict(self._intake.settled),
             ledger=self._lineage.ledger,

@@ -146,9 +146,12 @@ class Checkpoint:
     """How many updates close it."""
     version: int
     params: Params
+    packing: str = "none"
+    """How the version travels, of `compression.DENSE`; its parameters are rounded to that."""
     entitled: tuple[str, ...] = ()
     """Everyone who was asked to train on this version, in whichever round."""
     optimizer: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """With what the packing left out (`rounding.py`)."""
     settled: Mapping[str, Verdict] = field(default_factory=dict)
     """Per node the last update that was settled."""
     ledger: bytes = bytes(32)

@@ -8,10 +8,16 @@ from shared.messages import Plan
 
 
 def plan(
-    config: Config, version: int, cohort: Collection[str], *, scores_only: bool, open_: bool
+    config: Config,
+    version: int,
+    cohort: Collection[str],
+    *,
+    scores_only: bool,
+    open_: bool,
+    packing: str = "none",
 ) -> Plan:
-    """The plan of a round that trains on a version, or only has it scored; `open_`: anybody may
-    train.
+    """The plan of a round that trains on a version, or only has it scored. `open_`: anybody may
+    train; `packing`: how that version is packed.
     """
     training = config.training
     return Plan(
@@ -30,6 +36,7 @@ def plan(
         deadline_s=config.rounds.deadline_s,
         open=open_,
         max_staleness=config.rounds.staleness_limit,
+        compression_down=packing,
     )
 
 

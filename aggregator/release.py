@@ -21,10 +21,14 @@ class Release:
     body: bytes
     """The parameters and who was settled, as they travel."""
     body_digest: bytes
+    packing: str
+    """How the body has the parameters, of `compression.DENSE`."""
 
 
-def make(version: int, params: Params, settled: Mapping[str, Verdict]) -> Release:
-    """Encode and digest a version."""
-    body = codec.model_body(params, version, dict(settled))
+def make(
+    version: int, params: Params, settled: Mapping[str, Verdict], packing: str = "none"
+) -> Release:
+    """Encode and digest a version, which was rounded to what its packing can hold."""
+    body = codec.model_body(params, version, dict(settled), packing)
     digest = hashlib.sha256(body).digest()
-    return Release(version, params, params.digest, params.spec.digest, body, digest)
+    return Release(version, params, params.digest, params.spec.digest, body, digest, packing)

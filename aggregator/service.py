@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
 
-from aggregator import checkpoints
+from aggregator import checkpoints, rounding
 from aggregator.config import Config
 from aggregator.coordinator import Coordinator, Event
 from aggregator.evaluation import Evaluator, global_test
@@ -235,7 +235,8 @@ def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Ch
                 f"state_dir: no checkpoint in {config.state_dir} is whole; restore one from a "
                 "backup, or choose an empty folder to start anew"
             )
-        params = initial()
+        down = config.training.compression_down
+        params, state = rounding.first(initial(), down)
         return Checkpoint(
             run=config.run,
             task=config.task,
@@ -247,6 +248,8 @@ def begin(config: Config, journal: Journal, initial: Callable[[], Params]) -> Ch
             goal=0,
             version=0,
             params=params,
+            packing=down,
+            optimizer=state,
         )
     for what, kept, asked in (
         ("run", checkpoint.run, config.run),

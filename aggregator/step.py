@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from aggregator import rules, staleness
+from aggregator import rounding, rules, staleness
 from aggregator.config import Config, Server
 from aggregator.ledger import Counted
 from aggregator.optimizers import Doubles, Optimizer, State, named
@@ -53,20 +53,24 @@ def optimizer(server: Server) -> Optimizer:
 
 
 def step(
-    params: Params, combined: Sum | Mix, server: Optimizer, state: State
+    params: Params, combined: Sum | Mix, server: Optimizer, state: State, down: str = "none"
 ) -> tuple[Params, State]:
-    """The next parameters and the optimizer's next state. What was mixed is the model already."""
+    """The next parameters, as the packing on the way down has them, and the next state. What was
+    mixed is the model already.
+    """
     if isinstance(combined, Mix):
-        return Params(params.spec, combined.model.astype(np.float32)), state
-    return move(params, rules.mean(combined), server, state)
+        flat, state = rounding.rounded(combined.model, state, state, down)
+        return Params(params.spec, flat), state
+    return move(params, rules.mean(combined), server, state, down)
 
 
 def move(
-    params: Params, direction: Doubles, server: Optimizer, state: State
+    params: Params, direction: Doubles, server: Optimizer, state: State, down: str = "none"
 ) -> tuple[Params, State]:
     """The server's step along what the updates agree on."""
-    state, moved = server.apply(state, direction)
-    return Params(params.spec, (params.flat.astype(np.float64) + moved).astype(np.float32)), state
+    after, moved = server.apply(state, direction)
+    flat, after = rounding.rounded(params.flat.astype(np.float64) + moved, state, after, down)
+    return Params(params.spec, flat), after
 
 
 def _fresh(config: Config) -> int:

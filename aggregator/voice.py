@@ -110,7 +110,14 @@ class Voice:
             count=chunks.count(len(release.body), self.chunk_bytes),
             digest=release.body_digest,
             model=release.model,
-            plan=plan(self._config, release.version, cohort, scores_only=scores_only, open_=open_),
+            plan=plan(
+                self._config,
+                release.version,
+                cohort,
+                scores_only=scores_only,
+                open_=open_,
+                packing=release.packing,
+            ),
         )
         self._manifest = codec.encode(manifest)
         return Publish(self.topics.manifest, self._manifest, retain=True)

@@ -1,76 +1,136 @@
-"""How much memory the two services hold, as the kernel counts it.
+"""Row d: the aggregator's memory against the number of updates and against the model's size.
 
-One run of 10 nodes and 200 rounds of task null (0.8 MB a model): the aggregator's resident memory
-after 20, 200 and 2,000 updates, the median of five samples, one at each of five rounds. Then one
-node that has fetched the model, is not asked and has never trained.
+*Updates.* One client speaks for 20 nodes that never train (`benchmarks.durability.Crowd`), 0.8 MB
+an update, durability as it is by default; the aggregator's peak (VmHWM) when 20, 200, 2,000 and
+20,000 updates are counted, and its PSS. The limit is 1 kB an update, from the first to the last.
 
-VmRSS is what tools show; PSS divides pages that several processes share among them, so it says what
-one more node costs. Goals: the aggregator after 2,000 updates within 20 MB of that after 20, a
-waiting node below 60 MB resident. `python -m benchmarks.memory`
+*Model.* Real nodes with models of 0.2, 2 and 20 million parameters; the aggregator's peak above
+what it takes with a model of a single parameter, while it waits, over the model's bytes.
+
+`python -m benchmarks.performance --rows d`
 """
 
-import statistics
 import time
-from collections.abc import Iterator
-from itertools import islice
-from typing import Annotated
+from statistics import median
 
-import psutil
-import typer
-from rich.table import Table
+from aggregator.config import Rounds
+from benchmarks import kernel
+from benchmarks.durability import TASK, Crowd
+from benchmarks.rows import Aim, Row
+from benchmarks.setting import Federation, federation
 
-from benchmarks.setting import federation, show
-
-SAMPLES = 5
-WAITING_S = 5.0
-"""A node that waits is measured when it has been idle for so long."""
-
-
-def main(
-    nodes: Annotated[int, typer.Option(min=1)] = 10,
-    rounds: Annotated[int, typer.Option(min=1)] = 200,
-) -> None:
-    """Measure the memory of the aggregator and of a waiting node."""
-    table = Table(title="Memory, MB (1e6 bytes)")
-    table.add_column("process")
-    table.add_column("VmRSS", justify="right")
-    table.add_column("PSS", justify="right")
-    for updates, resident, shared_out in _aggregator(nodes, rounds):
-        name = f"aggregator after {updates:,} updates"
-        table.add_row(name, f"{resident / 1e6:.1f}", f"{shared_out / 1e6:.1f}")
-    resident, shared_out = _waiting_node()
-    table.add_row("waiting node", f"{resident / 1e6:.1f}", f"{shared_out / 1e6:.1f}")
-    show(table)
+CROWD = 20
+UPDATES = (20, 200, 2_000, 20_000)
+SIZES = ((200_000, 10), (2_000_000, 10), (20_000_000, 4))
+"""Parameters of the model, and nodes."""
+ROUNDS = 5
+WARM_UP = 1
+WAITING_S = 3.0
+"""Nothing tells that a process has become quiet."""
+LIMIT_BYTES = 1000.0
+"""That one more update may cost."""
+TIMES_THE_MODEL = 6.0
 
 
-def _aggregator(nodes: int, rounds: int) -> Iterator[tuple[int, float, float]]:
-    """After a hundredth, a tenth and all of the rounds: how many updates, VmRSS, PSS."""
+def measure(quick: bool) -> list[Row]:  # noqa: FBT001 - every row has this one switch
+    """Against updates, then against sizes."""
+    updates = UPDATES[:3] if quick else UPDATES
+    sizes = SIZES[:2] if quick else SIZES
+    return [*_by_updates(updates), *_by_size(sizes)]
+
+
+def _by_updates(moments: tuple[int, ...]) -> list[Row]:
+    peaks: dict[int, tuple[float, float]] = {}
     with federation() as ours:
-        ours.start(nodes, rounds + SAMPLES)
-        versions = ours.versions()
-        process, done = None, 0
-        for moment in (max(1, rounds // 100), max(2, rounds // 10), rounds):
-            samples = []
-            for version in islice(versions, max(0, moment - done - 1), moment - done - 1 + SAMPLES):
-                process = process or ours.process("aggregator")
-                samples.append(_memory(process))
-                done = version["version"]
-            resident, shared_out = (statistics.median(kind) for kind in zip(*samples, strict=True))
-            yield moment * nodes, resident, shared_out
+        ours.aggregator(
+            task=TASK,
+            evaluate=False,
+            rounds=Rounds(rounds=0, min_nodes=CROWD, deadline_s=600.0),
+        )
+        crowd, process = Crowd(ours, CROWD), ours.process("aggregator")
+        for number in range(1, moments[-1] // CROWD + 1):
+            crowd.answer(crowd.await_round(number), process, drained=False)
+            if number * CROWD in moments:
+                pid = process.pid
+                peaks[number * CROWD] = (kernel.peak_bytes(pid), kernel.shared_out_bytes(pid))
+        crowd.listener.link.close()
+    rows = [
+        Row(
+            "d",
+            f"aggregator, peak after {updates:,} updates of 0.8 MB",
+            peak / 1e6,
+            "MB",
+            against=f"after {moments[0]} updates",
+            ratio=peak / peaks[moments[0]][0],
+            note=f"PSS {shared_out / 1e6:.0f} MB",
+            point={"updates": updates, "aggregator_bytes": peak},
+        )
+        for updates, (peak, shared_out) in peaks.items()
+    ]
+    first, last = moments[0], moments[-1]
+    slope = (peaks[last][0] - peaks[first][0]) / (last - first)
+    note = "" if last == UPDATES[-1] else f"up to {last:,} updates only: its start weighs more"
+    limit = Row(
+        "d",
+        f"aggregator, one more update ({first} to {last:,})",
+        slope,
+        "bytes",
+        against="1,000 bytes",
+        ratio=slope / LIMIT_BYTES,
+        aim=Aim("at most", 1.0),
+        note=note,
+    )
+    return [*rows, limit]
 
 
-def _waiting_node() -> tuple[float, float]:
-    """VmRSS and PSS of a node whose federation waits for a second one."""
+def _by_size(sizes: tuple[tuple[int, int], ...]) -> list[Row]:
+    idle = _idle_bytes()
+    return [_sized(parameters, nodes, idle) for parameters, nodes in sizes]
+
+
+def _idle_bytes() -> float:
+    """The peak of an aggregator that waits for nodes, with next to no model."""
     with federation() as ours:
-        ours.start(1, 1, min_nodes=2)
+        ours.aggregator(task="null:1", rounds=Rounds(rounds=1))
         time.sleep(WAITING_S)
-        return _memory(ours.process("edge_node"))
+        return kernel.peak_bytes(ours.processes.pid("aggregator"))
 
 
-def _memory(process: psutil.Process) -> tuple[float, float]:
-    memory = process.memory_full_info()
-    return memory.rss, memory.pss
+def _sized(parameters: int, nodes: int, idle: float) -> Row:
+    task, seconds, peak = f"null:{parameters}", [], 0.0
+    with federation() as ours:
+        ours.aggregator(task=task, rounds=Rounds(rounds=ROUNDS + WARM_UP + 1, min_nodes=nodes))
+        for index in range(nodes):
+            ours.node(index, nodes, task=task)
+        before = sum(_moved(ours))
+        for version in ours.versions():
+            seconds.append(version["seconds"])
+            peak = kernel.peak_bytes(ours.processes.pid("aggregator"))
+            moved = sum(_moved(ours)) - before
+            if version["version"] == ROUNDS + WARM_UP:
+                break  # one before the last: nobody has ended yet
+    above, model = peak - idle, 4.0 * parameters
+    per_round = moved / len(seconds)
+    took = median(seconds[WARM_UP:])
+    return Row(
+        "d",
+        f"aggregator, peak above idle, model of {parameters / 1e6:g} M parameters, {nodes} nodes",
+        above / 1e6,
+        "MB",
+        against=f"the model's {model / 1e6:g} MB",
+        ratio=above / model,
+        aim=Aim("at most", TIMES_THE_MODEL),
+        note=f"idle {idle / 1e6:.0f} MB; a round {took:.2f} s, {per_round / 1e6:,.0f} MB through "
+        "the broker",
+        point={
+            "parameters": parameters,
+            "nodes": nodes,
+            "seconds": took,
+            "broker_bytes": per_round,
+            "aggregator_bytes": peak,
+        },
+    )
 
 
-if __name__ == "__main__":
-    typer.run(main)
+def _moved(ours: Federation) -> tuple[float, float]:
+    return kernel.moved_bytes(ours.processes.pid("broker"))

@@ -118,6 +118,14 @@ class Federation:
         self.processes.start(name, command, ours)
         return name
 
+    def swarm(self, nodes: int, processes: int, task: str = "null") -> None:
+        """Start virtual nodes in so many processes."""
+        midge = Path(sys.executable).with_name("midge")
+        address = f"{self.broker.host}:{self.broker.port}"
+        command = ["swarm", "--nodes", nodes, "--broker", address, "--run", "default"]
+        command += ["--task", task, "--processes", processes]
+        self.processes.start("swarm", [str(midge), *map(str, command)])
+
     def process(self, module: str) -> psutil.Process:
         """The process that runs this package."""
         ours = psutil.Process().children()
@@ -127,7 +135,7 @@ class Federation:
         """The journal's line on each version, as soon as it is there, until the run is over."""
         return (entry for entry in self.entries() if entry["event"] == "version")
 
-    def entries(self) -> Iterator[dict[str, Any]]:
+    def entries(self, patience_s: float = _STUCK_S) -> Iterator[dict[str, Any]]:
         """The journal's lines, as soon as they are there, until the run is over."""
         path = self.folder / "aggregator" / JOURNAL
         while not path.exists():
@@ -140,8 +148,8 @@ class Federation:
                 for line in iter(file.readline, b""):
                     since = time.monotonic()
                     yield json.loads(line)
-                if time.monotonic() - since > _STUCK_S:
-                    raise TimeoutError(f"nothing new in the journal for {_STUCK_S:.0f} s")
+                if time.monotonic() - since > patience_s:
+                    raise TimeoutError(f"nothing new in the journal for {patience_s:.0f} s")
                 self._rest()
 
     def told(self, event: str) -> list[dict[str, Any]]:

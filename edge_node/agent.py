@@ -280,7 +280,8 @@ class Agent:
         verdict = f"refused: {receipt.reason}"
         if receipt.version is not None:
             verdict = f"counted in version {receipt.version}"
-        self.memory = replace(self.memory, entries=self.memory.entries[1:])
+        rest = packing.rest_after(entry, self.memory, counted=receipt.version is not None)
+        self.memory = replace(self.memory, entries=self.memory.entries[1:], rest=rest)
         self._upload.settled()
         log = Log(logging.INFO, f"update {entry.counter} (round {entry.round}) {verdict}")
         if self.memory.entries:
@@ -294,9 +295,10 @@ class Agent:
             return []  # it was stopped when this event was on its way
         manifest, self._job = self._job, None
         plan = manifest.plan
-        body = packing.pack(event.delta.flat, plan, self._config.name, event.round)
+        name, memory = self._config.name, self.memory
+        body, rest = packing.pack(event.delta, plan, name, event.round, memory)
         entry = Entry(
-            counter=self.memory.counter + 1,
+            counter=memory.counter + 1,
             round=manifest.round,
             base_version=manifest.version,
             base=manifest.model,
@@ -310,7 +312,7 @@ class Agent:
         self._fetched_bytes = 0
         self._finished(manifest)
         entries = (*self.memory.entries, entry)
-        self.memory = replace(self.memory, counter=entry.counter, entries=entries)
+        self.memory = replace(self.memory, counter=entry.counter, entries=entries, rest=rest)
         if len(entries) > 1:  # it waits for the verdict on the one before
             return [Keep(self.memory)]
         self._upload.hurry()
@@ -413,7 +415,7 @@ class Agent:
             manifest.plan.open
             and len(entries) == 1
             and self._upload.has_arrived(entries[0])
-            and used + manifest.size <= self._config.outbox_bytes
+            and used + following.update_bytes(manifest) <= self._config.outbox_bytes
         )
 
     def _ask_for_chunks(self, now: float) -> list[Effect]:

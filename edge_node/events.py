@@ -113,6 +113,19 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """What sparse updates left behind (`packing.py`)."""
+
+    owner: str
+    """Of the run that it belongs to."""
+    spec: bytes
+    data: bytes
+    """Little-endian float32, one a parameter, all finite."""
+    given_back: bool = False
+    """The last update was refused, and its values are in here again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """All that a node remembers over a crash; one atomic file (`outbox.py`)."""
 
@@ -130,3 +143,4 @@ class Memory:
     """Version and digest of the last model that it finished training on."""
     entries: tuple[Entry, ...] = ()
     """The outbox, oldest first: updates that are not settled."""
+    rest: Rest | None = None

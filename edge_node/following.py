@@ -2,20 +2,48 @@
 
 from edge_node.config import Config
 from shared import compression
+from shared.errors import PeerError
 from shared.messages import Manifest
+
+_MANY = 2**20
+"""Parameters, to tell how many bytes one takes."""
 
 
 def objection(manifest: Manifest, config: Config) -> str:
     """Why this node takes no part in the run; empty when it does."""
     if manifest.plan.task != config.task:
         return f"set up for task {config.task!r}, the run is about {manifest.plan.task!r}"
-    if manifest.plan.compression not in compression.COMPRESSIONS:
+    if not _has(manifest.plan.compression):
         return f"has no compression {manifest.plan.compression!r}"
-    if manifest.size > config.model_limit_bytes:
-        return f"the model of {manifest.size} bytes is over model_limit_bytes"
-    if manifest.size > config.outbox_bytes:
-        return f"an update of {manifest.size} bytes is over outbox_bytes"
+    if manifest.plan.compression_down not in compression.DENSE:
+        return f"has no compression {manifest.plan.compression_down!r} for models"
+    if model_bytes(manifest) > config.model_limit_bytes:
+        return f"the model of {model_bytes(manifest)} bytes is over model_limit_bytes"
+    if update_bytes(manifest) > config.outbox_bytes:
+        return f"an update of {update_bytes(manifest)} bytes is over outbox_bytes"
     return ""
+
+
+def _has(name: str) -> bool:
+    try:
+        compression.named(name)
+    except PeerError:
+        return False
+    return True
+
+
+def model_bytes(manifest: Manifest) -> int:
+    """What the manifest's model takes once it is unpacked, as float32; a little more, because the
+    body says who was settled, too.
+    """
+    down = compression.DENSE[manifest.plan.compression_down]
+    return manifest.size * 4 * _MANY // down.size(_MANY)
+
+
+def update_bytes(manifest: Manifest) -> int:
+    """What an update takes on this node's disk at most, with the rest that it may leave."""
+    up, floats = compression.named(manifest.plan.compression), model_bytes(manifest)
+    return up.size(-(-floats // 4)) + (floats if up.sparse else 0)
 
 
 def came_anew(before: Manifest, after: Manifest) -> bool:

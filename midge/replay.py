@@ -126,6 +126,7 @@ def settings(recipe: Mapping[str, Any], rule: Rule = AS_RECORDED) -> Config:
                 "staleness": staleness,
                 "server": server,
                 "limits": recipe["limits"],
+                "training": {"compression_down": recipe.get("compression_down", "none")},
             }
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -192,12 +193,13 @@ class _Chain:
     def close(self, keep_from: int) -> None:
         """Take the step; of the models, only those from `keep_from` on are needed later."""
         server = step.optimizer(self._config.server)
-        state = self._state or server.init(self.params.spec.size)
+        state = {**server.init(self.params.spec.size), **self._state}
+        down = self._config.training.compression_down
         if isinstance(self._into, _Gathered):
             median = self._into.median()
-            self.params, self._state = step.move(self.params, median, server, state)
+            self.params, self._state = step.move(self.params, median, server, state, down)
         else:
-            self.params, self._state = step.step(self.params, self._into, server, state)
+            self.params, self._state = step.step(self.params, self._into, server, state, down)
         self._version += 1
         self._models[self._version] = self.params.flat
         for version in [version for version in self._models if version < keep_from]:

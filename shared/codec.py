@@ -12,9 +12,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 import msgpack
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from shared import compression
 from shared.compression import Body
 from shared.errors import PeerError
 from shared.messages import MAX_NODES, PROTOCOL, Chunk, Model, Offer, Receipt
@@ -112,18 +112,26 @@ def read_json(payload: Body) -> dict[str, Any]:
     return plain
 
 
-def model_body(params: Params, version: int, settled: dict[str, Any]) -> bytes:
-    """The body that goes over the wire in chunks: the parameters and who was settled."""
-    data = params.flat.astype("<f4", copy=False).tobytes()
-    return encode(Model(version, params.spec.tensors, data, settled))
+def model_body(
+    params: Params, version: int, settled: dict[str, Any], packing: str = "none"
+) -> bytes:
+    """The body that goes over the wire in chunks: the parameters and who was settled. The values
+    are such that their packing, of `compression.DENSE`, loses none of their bits.
+    """
+    data = compression.DENSE[packing].compress(params.flat, None)
+    return encode(Model(version, params.spec.tensors, data, settled, packing))
 
 
 def model_params(model: Model) -> Params:
     """The parameters of a body; PeerError when the bytes do not fit the shapes."""
-    spec = Spec(model.tensors)
-    if len(model.data) != 4 * spec.size:
-        raise PeerError(f"the model has {len(model.data)} bytes, its shapes need {4 * spec.size}")
-    return Params(spec, np.frombuffer(model.data, "<f4").astype(np.float32, copy=False))
+    spec, packing = Spec(model.tensors), compression.DENSE.get(model.compression)
+    if packing is None:
+        raise PeerError(f"models are packed as one of {', '.join(compression.DENSE)}")
+    if len(model.data) != packing.size(spec.size):
+        needed = packing.size(spec.size)
+        raise PeerError(f"the model has {len(model.data)} bytes, its shapes need {needed}")
+    opened = packing.open(model.data, spec.size)
+    return Params(spec, compression.unpacked(opened, spec.size))
 
 
 def _validated(kind: type[T], plain: object) -> T:

@@ -1,10 +1,17 @@
-"""How a delta is packed for the way up; each entry is three plain functions.
+"""How parameters are packed for the way; each kind is three plain functions.
 
-The plan names the entry. `size` is what the packed delta must have, so that admission can refuse an
+The plan names the kind. `size` is what the packed delta must have, so that admission can refuse an
 offer before a byte of it is sent. A body is read block by block (`Opened.fill`), so that nobody who
 only adds deltas up needs memory of a model's size for each.
+
+- `none`, `fp16`: little-endian floats of 4 or 2 bytes
+- `int8`: 260 bytes for 256 values, see `quantised.py`
+- `topk:SHARE`: that share of the values, the largest ones; with `+fp16` or `+int8` packed as these
+- `empty`: of a round that asks for scores alone; no delta travels
 """
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from shared import positions, quantised
 from shared.errors import PeerError
 from shared.params import Floats
 
@@ -29,21 +37,24 @@ class Opened(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """One way to pack a delta."""
+    """One way to pack parameters."""
 
-    compress: "Callable[[Floats, np.random.Generator], bytes]"
-    """Packs a flat delta; the generator draws what is rounded at random."""
+    compress: "Callable[[Floats, np.random.Generator | None], bytes]"
+    """Packs finite values, shape (parameters,). The generator draws what is rounded at random;
+    without one everything goes to the nearest, and what went there before stays as it is."""
     open: Callable[[Body, int], Opened]
-    """Opens the body of that many parameters; PeerError when it is none. Copies nothing."""
+    """Opens the body of that many parameters; PeerError when it is none. Allocates in proportion to
+    the body."""
     size: Callable[[int], int]
     """Bytes of the body of that many parameters."""
+    sparse: bool = False
+    """Most values stay behind: they are to be sent later (`edge_node/packing.py`). A body takes
+    `size` bytes at most then."""
 
-
-def unpacked(opened: Opened, parameters: int) -> Floats:
-    """All values of an opened body, shape (parameters,)."""
-    flat = np.empty(parameters, np.float32)
-    opened.fill(0, flat)
-    return flat
+    def fits(self, size_bytes: int, parameters: int) -> bool:
+        """Whether a body of that many parameters can have this size."""
+        size = self.size(parameters)
+        return 0 < size_bytes <= size if self.sparse else size_bytes == size
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ def _cast(dtype: str) -> Compression:
     """Values beyond the range of float16 saturate to infinity."""
     width = np.dtype(dtype).itemsize
 
-    def compress(flat: Floats, _: "np.random.Generator") -> bytes:
+    def compress(flat: Floats, _: "np.random.Generator | None") -> bytes:
         with np.errstate(over="ignore"):
             return flat.astype(dtype).tobytes()
 
@@ -69,6 +80,15 @@ def _cast(dtype: str) -> Compression:
         return _Cast(np.frombuffer(body, dtype, parameters))
 
     return Compression(compress, open_, lambda parameters: parameters * width)
+
+
+def unpacked(opened: Opened, parameters: int) -> Floats:
+    """All values of an opened body, shape (parameters,); a view into the body where it can be."""
+    if isinstance(opened, _Cast):
+        return opened.values.astype(np.float32, copy=False)
+    flat = np.empty(parameters, np.float32)
+    opened.fill(0, flat)
+    return flat
 
 
 class _Zeros:
@@ -89,17 +109,86 @@ def check_bytes(body: Body, expected: int) -> None:
         raise PeerError(f"the delta has {len(body)} bytes, not {expected}")
 
 
+def _open_int8(body: Body, parameters: int) -> Opened:
+    check_bytes(body, quantised.size(parameters))
+    return quantised.open_body(body, parameters)
+
+
 EMPTY = "empty"
 """Of a round that asks for scores alone: no delta travels."""
-COMPRESSIONS = {
+DENSE = {
     "none": _cast("<f4"),
     "fp16": _cast("<f2"),
-    EMPTY: Compression(lambda *_: b"", _open_empty, lambda _: 0),
+    "int8": Compression(quantised.compress, _open_int8, quantised.size),
 }
+"""Every value travels, so a whole model may too."""
+_EMPTY = Compression(lambda *_: b"", _open_empty, lambda _: 0)
+_TOP = re.compile(r"topk:(0\.[0-9]{1,9})(?:\+(fp16|int8))?")
+NAMES = (*DENSE, "topk:SHARE", "topk:SHARE+fp16", "topk:SHARE+int8")
+"""What a plan may name; SHARE stands for 0 < share < 1, such as 0.01."""
 
 
 def named(name: str) -> Compression:
     """The compression of that name; PeerError when we have none."""
-    if name not in COMPRESSIONS:
-        raise PeerError(f"unknown compression; this side has {', '.join(COMPRESSIONS)}")
-    return COMPRESSIONS[name]
+    if name in DENSE:
+        return DENSE[name]
+    if name == EMPTY:
+        return _EMPTY
+    top = _TOP.fullmatch(name)
+    if top is None or float(top[1]) == 0:
+        raise PeerError(f"unknown compression; this side has {', '.join(NAMES)}")
+    return _top(float(top[1]), DENSE[top[2] or "none"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sparse:
+    """Some values, the others are zero."""
+
+    positions: positions.Positions
+    values: Floats
+    """At the positions, in their order."""
+
+    def fill(self, start: int, out: Floats) -> None:
+        out[:] = 0
+        first, end = np.searchsorted(self.positions, (start, start + out.size))
+        out[self.positions[first:end] - start] = self.values[first:end]
+
+
+def _top(share: float, packing: Compression) -> Compression:
+    """The largest values by magnitude: a body is the values, packed, and then their positions."""
+
+    def count(parameters: int) -> int:
+        return math.ceil(share * parameters)
+
+    def compress(flat: Floats, rng: "np.random.Generator | None") -> bytes:
+        chosen = _largest(flat, count(flat.size))
+        return packing.compress(flat[chosen], rng) + positions.encode(chosen, flat.size)
+
+    def open_(body: Body, parameters: int) -> Opened:
+        kept = count(parameters)
+        split, view = packing.size(kept), memoryview(body)
+        if len(body) < split:
+            raise PeerError(f"the delta has {len(body)} bytes, its values alone take {split}")
+        values = packing.open(view[:split], kept)
+        chosen = positions.decode(view[split:], kept, parameters)
+        return _Sparse(chosen, unpacked(values, kept))
+
+    def size(parameters: int) -> int:
+        kept = count(parameters)
+        return packing.size(kept) + positions.largest_size(kept, parameters)
+
+    return Compression(compress, open_, size, sparse=True)
+
+
+def _largest(flat: Floats, count: int) -> positions.Positions:
+    """Where the largest values are; of equal ones the first. So it depends on no machine's way of
+    sorting.
+    """
+    if not count:
+        return np.empty(0, np.int64)
+    magnitudes = np.abs(flat)
+    least = np.partition(magnitudes, flat.size - count)[flat.size - count]
+    kept = magnitudes > least
+    equal = np.flatnonzero(magnitudes == least)
+    kept[equal[: count - np.count_nonzero(kept)]] = True
+    return np.flatnonzero(kept)

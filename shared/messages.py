@@ -85,6 +85,8 @@ class Plan:
     max_staleness: Count = 0
     """open: an update is of use while so many newer versions are out, so training for an older one
     goes on."""
+    compression_down: Text = "none"
+    """How the model of this version is packed."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -155,9 +157,11 @@ class Model:
         Field(max_length=MAX_NODES),
     ]
     data: Bytes
-    """The parameters, little-endian float32."""
+    """The parameters, packed."""
     settled: Annotated[dict[NodeId, Verdict], Field(max_length=MAX_NODES)]
     """Per node the last update that was settled, so that a successor neither loses nor recounts."""
+    compression: Text = "none"
+    """How `data` is packed: little-endian float32, unless it says otherwise."""
 
 
 @dataclass(frozen=True, config=_STRICT)

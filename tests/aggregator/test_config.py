@@ -208,7 +208,15 @@ def test_a_file_for_the_field(tmp_path: Path) -> None:
         ("[training]\nmomentum = 1.1", "training.momentum = 1.1: "),
         (
             '[training]\ncompression = "zip"',
-            "training.compression = \"zip\": input should be 'none' or 'fp16'",
+            'training.compression = "zip": no way to pack an update; take one of none, fp16, int8, ',
+        ),
+        ('[training]\ncompression = "int16"', "; did you mean int8?"),
+        ('[training]\ncompression = "topk:0.01+int"', "; did you mean topk:SHARE+int8?"),
+        ('[training]\ncompression = "topk:1.5"', "with SHARE between 0 and 1 such as topk:0.01"),
+        ('[training]\ncompression = "empty"', "no way to pack an update"),
+        (
+            '[training]\ncompression_down = "topk:0.1"',
+            "input should be 'none', 'fp16' or 'int8'",
         ),
         # server
         (
