@@ -15,8 +15,8 @@ from shared.params import Floats, Params
 
 _LEFT = "rounded_off"
 """Among the optimizer's state: exact minus rounded, float64, shape (parameters,)."""
-_LARGEST = {"none": np.inf, "fp16": 65504.0, "int8": float(np.finfo(np.float32).max)}
-"""What is beyond stays in what is left out, and never becomes infinite."""
+_LARGEST = {"fp16": 65504.0, "int8": 127 * 2.0**120}
+"""Of what both can hold. What is beyond stays in what is left out, and never becomes infinite."""
 
 
 def first(params: Params, name: str) -> tuple[Params, State]:

@@ -83,9 +83,9 @@ def fold(into: Sum, delta: Opened, weight: int, full_weight: int) -> None:
     s(tau) * samples * delta / sum of samples.
     """
     step = np.float64(math.ldexp(1.0, into.bits))
-    scratch = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
+    grids, addends = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
     for block, values in blocks(delta, into.total.size):
-        grid, addend = (one[: values.size] for one in scratch)
+        grid, addend = grids[: values.size], addends[: values.size]
         np.multiply(values, step, out=grid)
         np.rint(grid, out=grid)
         np.copyto(addend, grid, casting="unsafe")

@@ -42,7 +42,8 @@ def pack(
     if not kind.sparse:
         return body, None
     left = value - compression.unpacked(kind.open(body, value.size), value.size)
-    return body, _rest(left, Rest(memory.owner, delta.spec.digest, b""))
+    given_back = memory.rest is not None and memory.rest.given_back
+    return body, _rest(left, Rest(memory.owner, delta.spec.digest, b"", given_back))
 
 
 def rest_after(entry: Entry, memory: Memory, *, counted: bool) -> Rest | None:

@@ -8,10 +8,9 @@ and calls `read`, `write` and `tend`.
 """
 
 import logging
-import selectors
-import socket
+import socket as sockets
 import ssl
-import threading
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from shared.client import LeanClient
 from shared.config import Broker
 from shared.events import Payload
 from shared.topics import is_wildcard
+from shared.waiter import Waiter
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ STEP_S = 1.0
 _IN_FLIGHT = 20  # messages on their way without an ack; the rest waits in paho
 _TOPICS_A_PACKET = 8  # in one SUBSCRIBE: the smallest cap that a hosted broker sets
 _KEEPALIVE, _TAKEN_OVER = 0x8D, 0x8E
+_TCP_INFO: int | None = getattr(sockets, "TCP_INFO", None)
+_COUNTERS = struct.Struct("=120xQQ")  # tcpi_bytes_acked and tcpi_bytes_received, Linux 4.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Session:
         self._receive = receive
         self._bug: Exception | None = None
         self._error = ""
+        self._counted: tuple[int, int] | None = None
         self.client = LeanClient(client_id, version, self._on_message)
         self.client.connect_timeout = PATIENCE_S
         self.client.max_inflight_messages = _IN_FLIGHT
@@ -100,10 +103,11 @@ class Session:
         )
         self.client.on_log = self._on_log
         self.client.on_socket_open = _send_at_once
+        self.client.on_socket_close = lambda _, __, sock: self._count(sock)
         # Without this a publishing thread would write to the socket itself while the loop does so
         # too: paho knows only of loops in threads of its own.
         self.client.on_socket_register_write = lambda *_: self._wake()
-        self._waiter: _Waiter | None = None
+        self._waiter: Waiter | None = None
 
     def connect(self, broker: Broker, will: tuple[str, bytes] | None) -> None:
         """Open the socket and queue CONNECT; OSError when there is no road, else NotLetInError."""
@@ -147,7 +151,7 @@ class Session:
         Raises what a callback of ours raised.
         """
         if self._waiter is None:
-            self._waiter = _Waiter()
+            self._waiter = Waiter()
         pause_s = 0.0 if self.pending_bytes else STEP_S
         if self._waiter.wait(self.fileno(), pause_s, write=self.wants_write) or self.pending_bytes:
             self.read()
@@ -208,21 +212,34 @@ class Session:
         if not self.ended:
             self.ended, self.reason = True, reason
 
+    def socket_bytes(self) -> tuple[int, int] | None:
+        """All bytes that the peer acknowledged and that came from it, with what MQTT and TLS add,
+        as the system counts them on the socket; None where it does not (Linux does).
+        """
+        self._count(self.client.socket())
+        return self._counted
+
+    def _count(self, sock: Any) -> None:  # noqa: ANN401 - paho's: plain or TLS
+        if sock is None or _TCP_INFO is None:
+            return
+        with suppress(OSError, struct.error):
+            acked, received = _COUNTERS.unpack(
+                sock.getsockopt(IPPROTO_TCP, _TCP_INFO, _COUNTERS.size)
+            )
+            self._counted = acked, received
+
     def cut(self) -> None:
         """Let go of the socket, and of what the client holds of us, so that both are freed now."""
         sock = self.client.socket()
         if sock is not None:
+            self._count(sock)
             with suppress(OSError):
                 sock.close()
         if self._waiter is not None:
             self._waiter.close()
         for name in (
-            "connect",
-            "disconnect",
-            "publish",
-            "subscribe",
-            "log",
-            "socket_register_write",
+            *("connect", "disconnect", "publish", "subscribe", "log"),
+            *("socket_open", "socket_close", "socket_register_write"),
         ):
             setattr(self.client, f"on_{name}", None)
 
@@ -306,50 +323,6 @@ class Session:
     def _on_log(self, _: Client, __: object, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:
             self._error = text.removeprefix("failed to receive on socket: ")
-
-
-class _Waiter:
-    """One thread's sleep until its socket is ready or another thread has something to send. Not
-    select(), which knows no descriptor above 1,023.
-    """
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        self._bell, self._button = socket.socketpair()
-        self._button.settimeout(0)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._bell, selectors.EVENT_READ)
-        self._watched = (-1, 0)
-        """A descriptor, and what it is watched for."""
-
-    def wait(self, descriptor: int, pause_s: float, *, write: bool) -> bool:
-        """Sleep; whether the descriptor can be read. One that is closed is reported by reading."""
-        if descriptor < 0:
-            return True
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
-        if self._watched[0] < 0:
-            self._selector.register(descriptor, wanted)
-        elif self._watched[1] != wanted:
-            self._selector.modify(descriptor, wanted)
-        self._watched = descriptor, wanted
-        readable = False
-        for key, events in self._selector.select(pause_s):
-            if key.fileobj is self._bell:
-                self._bell.recv(4096)
-            else:
-                readable = bool(events & selectors.EVENT_READ)
-        return readable
-
-    def wake(self) -> None:
-        """End the sleep of the other thread; its own needs no waking."""
-        if threading.get_ident() != self._thread:
-            with suppress(OSError):  # rung often enough already, or closed
-                self._button.send(b"!")
-
-    def close(self) -> None:
-        self._selector.close()
-        self._bell.close()
-        self._button.close()
 
 
 def _answer(code: ReasonCode) -> Answer:

@@ -84,6 +84,7 @@ class Transport:
         """Payload bytes handed to a connection."""
         self.bytes_received = 0
         """Payload bytes that came in."""
+        self._socket_bytes = (0, 0)
         self._broker = broker
         self._client_id = client_id
         self._will = will
@@ -103,6 +104,24 @@ class Transport:
         self._failures = 0
         self._kicks = 0
         self._limit = broker.packet_limit_bytes
+
+    @property
+    def socket_sent(self) -> int:
+        """Bytes that the broker acknowledged on all connections, with what MQTT and TLS add; 0
+        where the system does not count them.
+        """
+        return self._on_sockets()[0]
+
+    @property
+    def socket_received(self) -> int:
+        """Bytes that came from the broker on all connections, counted in the same way."""
+        return self._on_sockets()[1]
+
+    def _on_sockets(self) -> tuple[int, int]:
+        with self._lock:
+            session = self._session
+            sent, received = (session.socket_bytes() if session else None) or (0, 0)
+            return self._socket_bytes[0] + sent, self._socket_bytes[1] + received
 
     def open(self) -> None:
         """Start connecting; returns at once, events tell the rest."""
@@ -204,6 +223,8 @@ class Transport:
             with self._lock:
                 self._session = None
             session.cut()
+            sent, received = session.socket_bytes() or (0, 0)
+            self._socket_bytes = self._socket_bytes[0] + sent, self._socket_bytes[1] + received
 
     def _reach(self, session: Session) -> str:
         """Open the socket and queue CONNECT; returns why there is no road to the broker, or ""."""

@@ -87,6 +87,7 @@ SHELLS = {
     "shared.notify",
     "shared.session",
     "shared.transport",
+    "shared.waiter",
 }
 """The modules that may touch link, clock, threads and files. Everything else of the two sides and
 of what they share is pure."""

@@ -208,7 +208,7 @@ def test_a_file_for_the_field(tmp_path: Path) -> None:
         ("[training]\nmomentum = 1.1", "training.momentum = 1.1: "),
         (
             '[training]\ncompression = "zip"',
-            'training.compression = "zip": no way to pack an update; take one of none, fp16, int8, ',
+            'training.compression = "zip": no way to pack an update; take one of none, fp16, ',
         ),
         ('[training]\ncompression = "int16"', "; did you mean int8?"),
         ('[training]\ncompression = "topk:0.01+int"', "; did you mean topk:SHARE+int8?"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aggregator import events as aggregator_events
+from aggregator.config import Training
 from edge_node import events as node_events
 from midge import recording
 from midge.replay import replay
@@ -28,6 +29,9 @@ MODES: dict[str, dict[str, Any]] = {
     },
 }
 """Settings of `[rounds]` for three nodes."""
+LOSSY = Training(compression="topk:0.05+int8", compression_down="int8")
+TRAININGS = {"synchronous": LOSSY, "buffered": LOSSY}
+"""One mode stays without, two have whatever must outlive a crash beside the updates."""
 HOWS = ("before", "after", "torn")
 WRITES = (
     aggregator_events.Save,
@@ -95,6 +99,7 @@ def test_a_power_cut_at_any_effect_loses_nothing_and_counts_nothing_twice(
     undisturbed hash, any other that of its own replay.
     """
     settings = {"rounds": 3, "deadline_s": 1000.0, **MODES[mode]}
+    settings["training"] = TRAININGS.get(mode)
     times = {"node-00": 1.0, "node-01": 1.3, "node-02": 3.1}
     calm = run(train_s=times, **settings).finish()
     model, ledger = calm.result

@@ -193,6 +193,28 @@ def test_float16_updates_are_proven(run: Callable[..., Run]) -> None:
     proven(run(rounds={}, training=Training(compression="fp16")).finish().replay())
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("packings", [("int8", "int8"), ("topk:0.1+int8", "fp16")])
+def test_rounded_models_are_proven(
+    run: Callable[..., Run], mode: str, packings: tuple[str, str]
+) -> None:
+    up, down = packings
+    rounds = MODES[mode] | {"rounds": 6}
+    training = Training(compression=up, compression_down=down)
+    server = Server() if rounds.get("mode") == "asynchronous" else NESTEROV
+    proven(run(rounds=rounds, training=training, server=server).finish().replay(), 6)
+
+
+def test_what_a_version_left_out_is_in_the_next_one_whatever_its_packing(
+    run: Callable[..., Run],
+) -> None:
+    done = run(rounds={"rounds": 2}, training=Training(compression_down="int8")).finish()
+    for version, packing in ((3, "none"), (5, "fp16")):
+        done.go(rounds={"rounds": version}, training=Training(compression_down=packing))
+        done.finish()
+    proven(done.replay(), 5)
+
+
 def test_a_restart_with_other_settings_is_proven(run: Callable[..., Run]) -> None:
     done = run(rounds={"rounds": 2}, server=NESTEROV).finish()
     done.go(rounds={"rounds": 4}, limits=Limits(max_samples=1000, keep_checkpoints=2))

@@ -1,5 +1,6 @@
 """Whole federations in memory, on a virtual clock: what they promise through every fault."""
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -320,6 +321,50 @@ def test_digits_are_learnt_and_the_network_has_no_part_in_it(run: Callable[..., 
     faults = Faults(duplicate=0.3, delay_s=(0.0, 2.0))
     disturbed = run(task="digits", training=training, faults=faults, seed=5, deadline_s=1000)
     assert disturbed.finish().result == plain.result
+
+
+# Lossy compressions
+
+LOSSY = {
+    "sparse": Training(compression="topk:0.05+int8"),
+    "both ways": Training(compression="int8", compression_down="int8"),
+    "sparse and fp16": Training(compression="topk:0.05", compression_down="fp16"),
+}
+
+
+@pytest.mark.parametrize("how", LOSSY)
+def test_what_rounds_and_leaves_out_gives_the_same_bits_through_every_fault(
+    run: Callable[..., "Run"], how: str
+) -> None:
+    """Loss, repetition, delay, kills of either side: random rounding, rests and the aggregator's
+    remainder come back as they were.
+    """
+    calm = run(rounds=4, training=LOSSY[how]).finish()
+    assert calm.result != run(rounds=4).finish().result
+    for seed in range(3):
+        faults = Faults(loss=0.2, duplicate=0.3, delay_s=(0.0, 0.5))
+        done = run(rounds=4, training=LOSSY[how], faults=faults, seed=seed, deadline_s=1000)
+        lossy(done, lambda topic: not topic.endswith(("down/model", "/state")))
+        federation, rng = started(done), np.random.default_rng(seed)
+        disturb = functools.partial(trouble, done, rng)
+        for time in np.cumsum(rng.exponential(1.0, size=6)):
+            federation.clock.at(float(time), disturb)
+        done.finish().counted()
+        assert done.result == calm.result
+        done.federation.kill_aggregator()
+
+
+def test_digits_are_learnt_from_few_values_that_are_rounded_too(run: Callable[..., "Run"]) -> None:
+    accuracies = {}
+    for name in ("none", "topk:0.05+int8"):
+        training = Training(epochs=5, batch_size=10, compression=name, compression_down="int8")
+        done = run(task="digits", rounds=6, training=training).finish()
+        accuracies[name] = done.entries("evaluated")[-1]["test_accuracy"]
+        for node in done.names:
+            rest = done.federation.nodes[node].shell.agent.memory.rest
+            assert (rest is not None) == (name != "none")
+    assert accuracies["topk:0.05+int8"] > 0.6
+    assert accuracies["topk:0.05+int8"] > accuracies["none"] - 0.1
 
 
 # Federated evaluation

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -98,3 +100,101 @@ def test_an_assembled_body_is_unpacked_as_it_is(each: compression.Compression) -
 def test_an_unknown_compression_is_the_peers_mistake() -> None:
     with pytest.raises(PeerError, match="this side has none, fp16"):
         compression.named("zip")
+
+
+# The largest values only
+
+SHARES = ("0.05", "0.3", "0.999", "0.000000001")
+TOP = [f"topk:{share}{packing}" for share in SHARES for packing in ("", "+fp16", "+int8")]
+FINITE = hnp.arrays(
+    np.float32, st.integers(0, 600), elements=st.floats(-LARGEST, LARGEST, width=32)
+)
+
+
+@given(FINITE, st.sampled_from(TOP))
+def test_the_largest_values_travel_and_the_others_are_zero(flat: Floats, name: str) -> None:
+    each = compression.named(name)
+    kept = math.ceil(float(name[5:].partition("+")[0]) * flat.size)
+    body = each.compress(flat, RNG)
+    assert each.sparse
+    assert len(body) <= each.size(flat.size)
+    assert each.fits(len(body), flat.size) == bool(flat.size)
+    back = compression.unpacked(each.open(body, flat.size), flat.size)
+    travelled = np.flatnonzero(back)
+    assert travelled.size <= kept
+    left = np.abs(np.delete(flat, travelled))
+    if not name.endswith(("fp16", "int8")):
+        assert back[travelled].tobytes() == flat[travelled].tobytes()
+        largest = np.sort(np.abs(flat))[: flat.size - kept]
+        assert np.sort(left)[: largest.size].tobytes() == largest.tobytes()
+
+
+def test_of_equal_values_the_first_travel() -> None:
+    """Sorting differs between machines; what is chosen does not."""
+    flat = np.array([1, -2, 2, -1, 2, 1, 0, 0, 0, 0], np.float32)
+    assert there_and_back(compression.named("topk:0.2"), flat).tolist() == [0, -2, 2] + 7 * [0]
+    assert there_and_back(compression.named("topk:0.4"), flat).tolist() == [1, -2, 2, 0, 2] + 5 * [
+        0
+    ]
+
+
+@given(FINITE, st.sampled_from(TOP), st.integers(1, 70))
+def test_a_sparse_body_is_read_block_by_block_too(flat: Floats, name: str, width: int) -> None:
+    each = compression.named(name)
+    opened = each.open(each.compress(flat, RNG), flat.size)
+    blocks = np.full(flat.size, 7, np.float32)
+    for start in range(0, flat.size, width):
+        opened.fill(start, blocks[start : start + width])
+    assert blocks.tobytes() == compression.unpacked(opened, flat.size).tobytes()
+
+
+@given(st.binary(max_size=200), st.sampled_from(TOP), st.integers(0, 900))
+def test_any_bytes_are_a_sparse_delta_or_refused(body: bytes, name: str, parameters: int) -> None:
+    each = compression.named(name)
+    try:
+        opened = each.open(body, parameters)
+    except PeerError:
+        return
+    assert compression.unpacked(opened, parameters).shape == (parameters,)
+
+
+def test_a_hundredth_in_int8_takes_a_half_percent_of_the_bytes() -> None:
+    flat = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
+    each = compression.named("topk:0.01+int8")
+    assert len(each.compress(flat, RNG)) < 0.0052 * 4 * flat.size
+    assert each.size(flat.size) < 0.0054 * 4 * flat.size
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "topk",
+        "topk:",
+        "topk:0",
+        "topk:0.0",
+        "topk:1",
+        "topk:1.0",
+        "topk:.5",
+        "topk:0.1+",
+        "topk:-0.1",
+        "topk:0.1+none",
+        "topk:0.1+topk:0.1",
+        "topk:0.0000000001",
+        "topk:nan",
+        "int8+fp16",
+        "INT8",
+    ],
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(
+        PeerError, match="unknown compression; this side has none, fp16, int8, topk"
+    ):
+        compression.named(name)
+
+
+@given(FINITE, st.sampled_from(sorted(compression.DENSE)))
+def test_what_a_model_was_rounded_to_travels_without_loss(flat: Floats, name: str) -> None:
+    each = compression.DENSE[name]
+    once = compression.unpacked(each.open(each.compress(flat, None), flat.size), flat.size)
+    again = compression.unpacked(each.open(each.compress(once, None), flat.size), flat.size)
+    assert again.tobytes() == once.tobytes()
