@@ -23,7 +23,7 @@ from paho.mqtt.enums import (
 
 from shared.errors import ConfigError
 from shared.events import Payload
-from shared.packets import MalformedError, Packet, PacketReader, varint
+from shared.packets import TAKE_BYTES, MalformedError, Packet, PacketReader, varint
 
 READ_BYTES = 4 * 2**20
 """At most so much in one `loop_read`: then it is the turn of other work in the thread."""
@@ -61,6 +61,8 @@ class LeanClient(Client):
             )
         self._take = take
         self._reader = PacketReader()
+        self._answered = False
+        """Whether the broker's answer to CONNECT is here."""
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:  # noqa: ARG002 - bytes are counted
         """Take in what the socket has, READ_BYTES at most; never waits."""
@@ -78,7 +80,10 @@ class LeanClient(Client):
     def _read(self) -> MQTTErrorCode:
         left_bytes = READ_BYTES
         while left_bytes > 0 and self._sock is not None:
-            received, packets = self._reader.receive(cast("socket.socket", self._sock))
+            sock = cast("socket.socket", self._sock)
+            # By itself, so that others hear that we are connected before a message comes.
+            most_bytes = TAKE_BYTES if self._answered else 1
+            received, packets = self._reader.receive(sock, most_bytes)
             if not received:
                 return MQTTErrorCode.MQTT_ERR_CONN_LOST
             left_bytes -= received
@@ -86,8 +91,11 @@ class LeanClient(Client):
             for packet in packets:
                 if code := self._handle(packet):
                     return code
+            if packets and not self._answered:
+                self._answered = True
+                break
             # TLS gives one record at a time, so it has more until it says no.
-            if self._reader.drained and not isinstance(self._sock, ssl.SSLSocket):
+            if self._reader.drained and not isinstance(sock, ssl.SSLSocket):
                 break
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 

@@ -48,20 +48,26 @@ class PacketReader:
         self._begun = b""
         self._large: _Large | None = None
 
-    def receive(self, source: Source) -> tuple[int, list[Packet]]:
-        """Take what has come; gives the number of bytes, 0 at the end of the connection, and the
-        packets that are whole now. Raises MalformedError, and what the source raises.
+    def receive(self, source: Source, most_bytes: int = TAKE_BYTES) -> tuple[int, list[Packet]]:
+        """Take what has come, `most_bytes` unless a large packet is under way; gives the number of
+        bytes, 0 at the end of the connection, and the packets that are whole now.
+
+        Raises MalformedError, and what the source raises.
         """
         if self._large is not None:
-            received, whole = self._large.receive(source)
-            self.drained = not whole
-            if not whole:
-                return received, []
-            packet, self._large = self._large.packet, None
-            return received, [packet]
-        data = source.recv(TAKE_BYTES)
-        self.drained = len(data) < TAKE_BYTES
+            return self._go_on(self._large, source)
+        data = source.recv(most_bytes)
+        self.drained = len(data) < most_bytes
         return len(data), list(self._cut(self._begun + data))
+
+    def _go_on(self, large: "_Large", source: Source) -> tuple[int, list[Packet]]:
+        asked = large.free_bytes()
+        received = large.receive(source)
+        self.drained = received < asked
+        if not large.whole:
+            return received, []
+        self._large = None
+        return received, [large.packet]
 
     def _cut(self, data: bytes) -> Iterator[Packet]:
         self._begun = b""
@@ -89,16 +95,21 @@ class _Large:
         self._buffer = bytearray(min(size, GROWTH_BYTES))
         self._buffer[: len(begun)] = begun
 
-    def receive(self, source: Source) -> tuple[int, bool]:
-        """Gives the number of bytes, and whether the buffer is full and so the source may have
-        more.
-        """
+    def free_bytes(self) -> int:
+        """Make room, as much again as came until now; gives how much there is."""
         if self._filled == len(self._buffer):
             self._buffer.extend(bytes(min(self._filled, self._size - self._filled)))
+        return len(self._buffer) - self._filled
+
+    def receive(self, source: Source) -> int:
         with memoryview(self._buffer) as buffer, buffer[self._filled :] as free:
             received = source.recv_into(free)
         self._filled += received
-        return received, self._filled == self._size
+        return received
+
+    @property
+    def whole(self) -> bool:
+        return self._filled == self._size
 
     @property
     def packet(self) -> Packet:
