@@ -25,8 +25,9 @@ from threading import Thread
 from typing import Annotated, Literal
 
 import numpy as np
-import paho.mqtt.client as paho
 import typer
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
 from rich.table import Table
 
 from aggregator.config import Limits, Rounds, Training
@@ -171,7 +172,9 @@ def _aggregator(sink: Sink, ours: Federation, update: Update, updates: int) -> f
     )
     receipts.message()  # it is subscribed, and has published the model
     receipts.subscribe(_TOPICS.receipt("+"))
-    birth = codec.encode_json(NodeState(True, _STATE_ID, boot=1, connection=1, task=TASK))
+    birth = codec.encode_json(
+        NodeState(alive=True, state_id=_STATE_ID, boot=1, connection=1, task=TASK)
+    )
     for number in range(updates):
         receipts.publish(_TOPICS.state(_node(number)), birth)
     receipts.publish(_TOPICS.offer(_node(0)), b"no offer")

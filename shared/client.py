@@ -28,10 +28,8 @@ from shared.packets import TAKE_BYTES, MalformedError, Packet, PacketReader, var
 READ_BYTES = 4 * 2**20
 """At most so much in one `loop_read`: then it is the turn of other work in the thread."""
 
-_PRIVATE = (
-    *("_easy_log", "_in_packet", "_last_bytes_received", "_loop_rc_handle", "_packet_handle"),
-    *("_packet_queue", "_send_puback", "_sock"),
-)
+_PRIVATE = ("_easy_log", "_loop_rc_handle", "_packet_handle", "_packet_queue", "_send_puback")
+_PRIVATE_FIELDS = ("_in_packet", "_last_bytes_received", "_sock")
 _NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RETAIN, _QOS = 0x01, 0x06
 _QOS_1 = 0x02
@@ -54,7 +52,9 @@ class LeanClient(Client):
             protocol=MQTTProtocolVersion.MQTTv5 if self._five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
         )
-        if missing := [name for name in _PRIVATE if not hasattr(self, name)]:
+        missing = [name for name in _PRIVATE if not hasattr(Client, name)]
+        missing += [name for name in _PRIVATE_FIELDS if not hasattr(self, name)]
+        if missing:
             raise ConfigError(
                 f"paho-mqtt {paho.mqtt.__version__} lacks {', '.join(missing)}, which this release "
                 "relies on: install paho-mqtt 2.2"
