@@ -8,6 +8,7 @@ eval, no floats that are not finite where a limit says so.
 import functools
 import json
 import struct
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
@@ -59,7 +60,8 @@ def decode(kind: type[T], payload: Body) -> T:
     try:
         plain = None
         if kind in _BODIES and len(payload) > _SMALL_BYTES:
-            plain = _with_view(payload, limits)
+            with suppress(msgpack.exceptions.OutOfData):  # the long field is not the last one
+                plain = _with_view(payload, limits)
         if plain is None:
             plain = msgpack.unpackb(payload, **limits)
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:

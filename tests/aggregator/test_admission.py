@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -262,3 +263,26 @@ def test_of_several_things_wrong_with_a_body_the_first_is_told(
         check(offer, body, 3, limits)
     with pytest.raises(PeerError, match="does not match"):
         check(replace(offer, digest=bytes(32)), body, 3, limits)
+
+
+@pytest.mark.parametrize("at", [0, 40_000, 99_999])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 17.0])
+def test_every_block_of_a_large_body_is_checked(
+    update: Update, limits: Limits, at: int, value: float
+) -> None:
+    delta = np.zeros(100_000, np.float32)
+    check(*update(tuple(delta)), delta.size, limits)
+    delta[at] = value
+    with pytest.raises(PeerError, match=r"the update holds NaN|a parameter changes by 17"):
+        check(*update(tuple(delta)), delta.size, limits)
+
+
+def test_a_check_allocates_one_block(update: Update, limits: Limits) -> None:
+    offer, body = update(tuple(np.zeros(1_000_000, np.float32)))
+    tracemalloc.start()
+    try:
+        check(offer, body, 1_000_000, limits)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < len(body) / 10

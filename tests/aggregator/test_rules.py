@@ -273,3 +273,12 @@ def test_a_mix_does_not_depend_on_how_many_are_mixed_at_a_time(
     whole = result()
     monkeypatch.setattr(rules, "_BLOCK", block)
     assert result() == whole
+
+
+@pytest.mark.parametrize("size", [1, 32_768, 32_769, 100_000])
+def test_a_delta_folded_block_by_block_has_the_bits_of_one_folded_at_once(size: int) -> None:
+    delta = np.random.default_rng(size).normal(0, 0.01, size).astype(np.float32)
+    total = rules.empty_sum(size, 28)
+    rules.fold(total, opened(delta), 600, 600)
+    at_once = np.rint(delta.astype(np.float64) * 2.0**28).astype(np.int64) * 600
+    assert total.total.tobytes() == at_once.tobytes()
