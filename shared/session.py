@@ -153,7 +153,8 @@ class Session:
         if self._waiter is None:
             self._waiter = Waiter()
         pause_s = 0.0 if self.pending_bytes else STEP_S
-        if self._waiter.wait(self.fileno(), pause_s, write=self.wants_write) or self.pending_bytes:
+        readable = self._waiter.wait(self.fileno(), pause_s, lambda: self.wants_write)
+        if readable or self.pending_bytes:
             self.read()
         if self.wants_write:
             self.write()

@@ -5,7 +5,7 @@ Not with select(), which knows no descriptor above 1,023.
 
 import selectors
 import socket
-import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 
@@ -14,7 +14,7 @@ class Waiter:
 
     def __init__(self) -> None:
         """For the thread that calls."""
-        self._thread = threading.get_ident()
+        self._asleep = False
         self._bell, self._button = socket.socketpair()
         self._button.settimeout(0)
         self._selector = selectors.DefaultSelector()
@@ -22,10 +22,17 @@ class Waiter:
         self._watched = (-1, 0)
         """A descriptor, and what it is watched for."""
 
-    def wait(self, descriptor: int, pause_s: float, *, write: bool) -> bool:
+    def wait(self, descriptor: int, pause_s: float, wants_write: Callable[[], bool]) -> bool:
         """Sleep; whether the descriptor can be read. One that is closed is reported by reading."""
         if descriptor < 0:
             return True
+        self._asleep = True  # before the question: what comes later wakes us
+        try:
+            return self._sleep(descriptor, pause_s, write=wants_write())
+        finally:
+            self._asleep = False
+
+    def _sleep(self, descriptor: int, pause_s: float, *, write: bool) -> bool:
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
         if self._watched[0] < 0:
             self._selector.register(descriptor, wanted)
@@ -41,8 +48,8 @@ class Waiter:
         return readable
 
     def wake(self) -> None:
-        """End the sleep of the other thread; its own needs no waking."""
-        if threading.get_ident() != self._thread:
+        """End the sleep of the thread; awake, it asks before it sleeps again."""
+        if self._asleep:
             with suppress(OSError):  # rung often enough already, or closed
                 self._button.send(b"!")
 
