@@ -1,7 +1,7 @@
 """Where untrusted becomes trusted: every check of an update, in one place and in order.
 
 Two steps, because nobody should upload 8 MB to learn that it is late: `judge` looks at the offer's
-header, `unpack` at the bytes. Each check carries the number of its rule in docs/protocol.md. The
+header, `check` at the bytes. Each check carries the number of its rule in docs/protocol.md. The
 caller has the messages from `codec.decode`, which already enforced the limits of every field (P2).
 """
 
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from aggregator.config import Limits
+from aggregator.rules import blocks
 from shared import chunks, compression
+from shared.compression import Body, Opened
 from shared.errors import PeerError
 from shared.messages import MAX_CHUNKS, Offer, Verdict
-from shared.params import Floats, Spec
+from shared.params import Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +115,28 @@ def samples_objection(offer: Offer, limits: Limits) -> str:
     return ""
 
 
-def unpack(offer: Offer, body: bytes | bytearray, parameters: int, limits: Limits) -> Floats:
-    """The delta in an update's body, shape (parameters,); PeerError with the rule that it breaks.
-
-    `judge` was content with the offer.
+def check(offer: Offer, body: Body, parameters: int, limits: Limits) -> Opened:
+    """The delta in an update's body, of that many parameters, ready to be folded; PeerError with
+    the rule that it breaks. Allocates one block. `judge` was content with the offer.
     """
     if len(body) != offer.size or hashlib.sha256(body).digest() != offer.digest:  # A12
         raise PeerError("the body does not match its size or digest")
     opened = compression.named(offer.compression).open(body, parameters)
-    delta = compression.unpacked(opened, parameters)
-    largest = float(np.max(np.abs(delta), initial=0.0))
-    if not np.isfinite(largest):  # A13
-        raise PeerError("the update holds NaN or infinity")
+    largest = _largest(opened, parameters)
     if largest > limits.max_abs_delta:  # A14
         raise PeerError(
             f"a parameter changes by {largest:.3g}, the limit is {limits.max_abs_delta:g}"
         )
-    return delta
+    return opened
+
+
+def _largest(opened: Opened, parameters: int) -> float:
+    """The largest change of a parameter; PeerError when one is not finite."""
+    largest = 0.0
+    for _, block in blocks(opened, parameters):
+        np.abs(block, out=block)
+        most = float(block.max())
+        if not np.isfinite(most):  # A13
+            raise PeerError("the update holds NaN or infinity")
+        largest = max(largest, most)
+    return largest

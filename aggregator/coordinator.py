@@ -55,7 +55,16 @@ from aggregator.voice import Meeting, Voice
 from aggregator.window import Reason, Window
 from shared import codec
 from shared.errors import PeerError
-from shared.events import Connected, Disconnected, LinkEvent, Received, Refused, Stopping, Tick
+from shared.events import (
+    Connected,
+    Disconnected,
+    LinkEvent,
+    Payload,
+    Received,
+    Refused,
+    Stopping,
+    Tick,
+)
 from shared.messages import (
     MAX_NODES,
     STOPPED,
@@ -236,7 +245,7 @@ class Coordinator:
             effects += self._scoring.ask(self._release)
         return effects
 
-    def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
+    def _on_received(self, topic: str, payload: Payload, now: float) -> list[Effect]:
         if topic == self.voice.topics.manifest:
             return self._on_manifest(payload)
         if topic == BROKER_DROPPED:
@@ -254,7 +263,7 @@ class Coordinator:
                 self.voice.receipt(where.node, Receipt("unreadable", None, None, reason=str(error)))
             ]
 
-    def _on_manifest(self, payload: bytes) -> list[Effect]:
+    def _on_manifest(self, payload: Payload) -> list[Effect]:
         match self.voice.meet(payload, self._version, self._rounds.number):
             case Meeting.FINE:
                 return []
@@ -272,9 +281,9 @@ class Coordinator:
                     "stop that one and set takeover = true, or choose another run name"
                 )
 
-    def _on_broker_dropped(self, payload: bytes, now: float) -> list[Effect]:
+    def _on_broker_dropped(self, payload: Payload, now: float) -> list[Effect]:
         at_once = now - self._connected_at < AT_ONCE_S
-        messages = self._tally.broker_dropped(payload, at_once=at_once)
+        messages = self._tally.broker_dropped(bytes(payload), at_once=at_once)
         if not messages:
             return []
         self._bulletin.changed()
@@ -300,7 +309,7 @@ class Coordinator:
             told = self._record("evaluated", version=event.version, **scores)
         return [told, *next_one]
 
-    def _on_update(self, where: Upward, payload: bytes, now: float) -> list[Effect]:
+    def _on_update(self, where: Upward, payload: Payload, now: float) -> list[Effect]:
         self._tally.bytes_up += len(payload)
         if where.node not in self._roster.nodes:
             raise PeerError("no birth of this node was seen")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from shared.compression import Body
 from shared.messages import Offer, Verdict
 from shared.params import Params
 
@@ -121,7 +122,7 @@ class Kept:
     node: str
     offer: Offer
     """Its `body` is None: the body is beside it."""
-    body: bytes | bytearray | None
+    body: Body | None
     """None: refused."""
     reason: str = ""
     """Of a refusal."""

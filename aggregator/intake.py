@@ -16,7 +16,7 @@ from aggregator.ledger import Counted
 from aggregator.release import Release
 from aggregator.uploads import Uploads
 from shared.chunks import to_bitmap
-from shared.compression import EMPTY
+from shared.compression import EMPTY, Body, Opened
 from shared.errors import PeerError
 from shared.messages import MAX_NODES, Chunk, Offer, Receipt, Verdict
 from shared.params import Floats
@@ -73,7 +73,7 @@ class Intake:
             version: base for version, base in bases.items() if not mixing or version in models
         }
         self._uploads = Uploads(config.limits)
-        self._pending: dict[str, tuple[Kept, Floats | None]] = {}
+        self._pending: dict[str, tuple[Kept, Opened | None]] = {}
         """On their way to the disk; of a refusal there is no delta. One a node."""
         self._bytes = 0
         self._refusals = 0
@@ -149,7 +149,7 @@ class Intake:
             try:
                 if not reason:
                     size = self._release.params.spec.size
-                    delta = admission.unpack(kept.offer, kept.body, size, self._limits)
+                    delta = admission.check(kept.offer, kept.body, size, self._limits)
             except PeerError as error:
                 reason = str(error)
             if delta is None:
@@ -277,11 +277,11 @@ class Intake:
             and self._bytes + coming_bytes + offer.size <= self._limits.spool_bytes
         )
 
-    def _take(self, node: str, offer: Offer, body: bytes | bytearray) -> Answer:
+    def _take(self, node: str, offer: Offer, body: Body) -> Answer:
         """All bytes are here: check them. Chunks that still come are of no use."""
         self._uploads.drop(node)
         try:
-            delta = admission.unpack(offer, body, self._release.params.spec.size, self._limits)
+            delta = admission.check(offer, body, self._release.params.spec.size, self._limits)
         except PeerError as error:
             return self._refuse(node, offer, str(error))
         kept = Kept(node, replace(offer, body=None), body)
@@ -298,7 +298,7 @@ class Intake:
         self._pending[node] = kept, None
         return kept
 
-    def _conclude(self, kept: Kept, delta: Floats | None) -> Reply:
+    def _conclude(self, kept: Kept, delta: Opened | None) -> Reply:
         node, offer = kept.node, kept.offer
         if delta is None:
             verdict = Verdict(offer.state_id, offer.counter, None, kept.reason)
@@ -308,7 +308,7 @@ class Intake:
         self.in_hand[node] = self._fold(node, offer, delta)
         return self._all_here(node, offer)
 
-    def _fold(self, node: str, offer: Offer, delta: Floats) -> Counted:
+    def _fold(self, node: str, offer: Offer, delta: Opened) -> Counted:
         one = step.weigh(node, offer, self._release.version, self._config)
         step.fold(self.sum, one, delta, self._models or {}, self._config)
         return one

@@ -8,11 +8,13 @@ see `grid_bits`. Mixing depends on the order, which the ledger therefore keeps.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from shared.compression import Opened
 from shared.params import Floats
 
 FEWEST_BITS = 16
@@ -21,7 +23,7 @@ limits."""
 STEPS = 64
 """With staleness, weights are whole multiples of 1/64 of a sample."""
 _BLOCK = 32_768
-"""Elements folded at a time, so that the three scratch arrays stay in the processor's cache."""
+"""Elements folded at a time, so that the scratch arrays stay in the processor's cache."""
 
 
 @dataclass(slots=True)
@@ -62,19 +64,31 @@ def empty_sum(parameters: int, bits: int) -> Sum:
     return Sum(np.zeros(parameters, np.int64), 0, bits)
 
 
-def fold(into: Sum, delta: Floats, weight: int, full_weight: int) -> None:
+def blocks(delta: Opened, parameters: int) -> Iterator[tuple[slice, Floats]]:
+    """The values of a delta block by block: which parameters, and their values in scratch memory
+    that the next block overwrites.
+    """
+    scratch = np.empty(min(_BLOCK, parameters), np.float32)
+    for start in range(0, parameters, _BLOCK):
+        values = scratch[: parameters - start]
+        delta.fill(start, values)
+        yield slice(start, start + values.size), values
+
+
+def fold(into: Sum, delta: Opened, weight: int, full_weight: int) -> None:
     """Add weight * delta, an update that would weigh `full_weight` if it were not stale. The caller
     has checked that |delta| and the weights are within the grid's limits.
 
     So a stale update makes the step smaller, as in FedBuff (Nguyen et al. 2022): w <- w + sum of
     s(tau) * samples * delta / sum of samples.
     """
-    step = math.ldexp(1.0, into.bits)
-    for start in range(0, delta.size, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        grid = delta[block] * np.float64(step)
+    step = np.float64(math.ldexp(1.0, into.bits))
+    grids, addends = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
+    for block, values in blocks(delta, into.total.size):
+        grid, addend = grids[: values.size], addends[: values.size]
+        np.multiply(values, step, out=grid)
         np.rint(grid, out=grid)
-        addend = grid.astype(np.int64)
+        np.copyto(addend, grid, casting="unsafe")
         addend *= weight
         into.total[block] += addend
     into.weight += full_weight
@@ -87,14 +101,13 @@ def mean(of: Sum) -> npt.NDArray[np.float64]:
     return of.total.astype(np.float64) / (of.weight * math.ldexp(1.0, of.bits))
 
 
-def mix(into: Mix, base: Floats, delta: Floats, rate: float) -> None:
+def mix(into: Mix, base: Floats, delta: Opened, rate: float) -> None:
     """w <- w + rate * (base + delta - w), in float64: FedAsync (Xie et al. 2019) for an update that
     was trained from `base`.
     """
-    for start in range(0, delta.size, _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block, values in blocks(delta, into.model.size):
         towards = base[block].astype(np.float64)
-        towards += delta[block]
+        towards += values
         towards -= into.model[block]
         towards *= rate
         into.model[block] += towards

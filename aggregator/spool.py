@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from aggregator.events import Kept
 from shared import codec, disk
+from shared.compression import Body
 from shared.errors import PeerError
 from shared.messages import Count, Flag, NodeId, Offer, StateId, Text
 
@@ -224,7 +225,7 @@ def _begin(file: IO[bytes], segment: _Segment) -> int:
     return size_bytes
 
 
-def _write(file: IO[bytes], end: int, header: bytes, body: bytes | bytearray) -> int:
+def _write(file: IO[bytes], end: int, header: bytes, body: Body) -> int:
     """Write a record at the end of the others; gives the new end."""
     lengths = _LENGTHS.pack(len(header), len(body))
     head = lengths + hashlib.sha256(lengths + header).digest() + header

@@ -11,6 +11,7 @@ from aggregator.config import Config, Server
 from aggregator.ledger import Counted
 from aggregator.optimizers import Doubles, Optimizer, State, named
 from aggregator.rules import Mix, Sum
+from shared.compression import Opened
 from shared.messages import Offer
 from shared.params import Floats, Params
 
@@ -31,7 +32,7 @@ def weigh(node: str, offer: Offer, version: int, config: Config) -> Counted:
 def fold(
     into: Sum | Mix,
     one: Counted,
-    delta: Floats,
+    delta: Opened,
     models: Mapping[int, Floats],
     config: Config,
 ) -> None:

@@ -10,7 +10,7 @@ from aggregator.release import Release
 from aggregator.tally import Tally
 from shared import chunks, codec
 from shared.errors import PeerError
-from shared.events import Connected
+from shared.events import Connected, Payload
 from shared.messages import MARK_BYTES, AggregatorState, Followed, Manifest, Receipt
 from shared.topics import BROKER_DROPPED, Topics
 
@@ -156,7 +156,7 @@ class Voice:
         )
         return self.topics.aggregator_state, codec.encode_json(state)
 
-    def meet(self, payload: bytes, version: int, round_: int) -> Meeting:
+    def meet(self, payload: Payload, version: int, round_: int) -> Meeting:
         """Weigh a manifest: the higher (term, owner) leads. With `takeover`, or when it was ours in
         a future that our checkpoint lost, our term goes above it.
         """

@@ -15,6 +15,7 @@ import numpy as np
 
 from aggregator import rules
 from benchmarks.rows import Row, ratio, spread
+from shared import compression
 from shared.params import Floats
 
 SIZES = (200_000, 20_000_000)
@@ -36,8 +37,9 @@ def _rows(parameters: int, turns: int) -> list[Row]:
     delta = (rng.random(parameters, np.float32) - np.float32(0.5)) / np.float32(100)
     into, copy = rules.empty_sum(parameters, BITS), np.empty_like(delta)
     plain = np.zeros_like(delta)
+    opened = compression.named("none").open(delta.tobytes(), parameters)
     kinds: dict[str, Callable[[], None]] = {
-        "exact mean": lambda: rules.fold(into, delta, WEIGHT, WEIGHT),
+        "exact mean": lambda: rules.fold(into, opened, WEIGHT, WEIGHT),
         "memory copy": lambda: np.copyto(copy, delta),
         "plain float32 accumulate": lambda: accumulate(plain, delta, WEIGHT),
     }

@@ -44,7 +44,7 @@ from edge_node.namesake import Namesake
 from edge_node.upload import Chance, Upload
 from shared import chunks, codec, cohort, messages
 from shared.errors import PeerError
-from shared.events import Connected, Disconnected, Received, Refused, Stopping, Tick
+from shared.events import Connected, Disconnected, Payload, Received, Refused, Stopping, Tick
 from shared.messages import Chunk, Followed, Manifest, NodeState, Receipt
 from shared.params import Params
 from shared.topics import Topics
@@ -182,7 +182,7 @@ class Agent:
         self._fetch_at = self._repeat_at = None
         return [Log(logging.WARNING, reason)]
 
-    def _on_received(self, topic: str, payload: bytes, now: float) -> list[Effect]:
+    def _on_received(self, topic: str, payload: Payload, now: float) -> list[Effect]:
         if topic == self._topics.manifest:
             return self._on_manifest(codec.decode(Manifest, payload), now)
         if topic == self._topics.receipt(self._config.name):

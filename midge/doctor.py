@@ -294,7 +294,9 @@ class Doctor:
             for topic in (version, dropped):
                 if all(one.topic != topic for one in probe.heard):
                     probe.hear(topic, timeout_s=_SHORT_S)
-            told = {one.topic: one.payload.decode(errors="replace")[:80] for one in probe.heard}
+            told = {
+                one.topic: bytes(one.payload[:80]).decode(errors="replace") for one in probe.heard
+            }
         self.findings += [
             diagnosis.lost(told.get(dropped), told.get(version)),
             diagnosis.version(told.get(version)),

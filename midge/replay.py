@@ -20,6 +20,8 @@ from aggregator.ledger import Counted
 from aggregator.optimizers import Doubles
 from aggregator.rules import Mix, Sum
 from midge.recording import Recording, Told
+from shared import compression
+from shared.compression import Opened
 from shared.errors import ConfigError, PeerError
 from shared.params import Floats, Params
 
@@ -177,10 +179,10 @@ class _Chain:
         else:
             self._into = step.empty(self.params, self._config)
 
-    def fold(self, kept: Kept, delta: Floats) -> None:
+    def fold(self, kept: Kept, delta: Opened) -> None:
         """Take one of its updates."""
         if isinstance(self._into, _Gathered):
-            self._into.add(delta)
+            self._into.add(compression.unpacked(delta, self.params.spec.size))
             return
         offer = kept.offer
         if self._rule.weights == "equal":
@@ -232,10 +234,10 @@ class _Gathered:
         return found
 
 
-def _delta(kept: Kept, parameters: int, config: Config) -> Floats:
+def _delta(kept: Kept, parameters: int, config: Config) -> Opened:
     """What an update says, checked once more."""
     try:
-        return admission.unpack(kept.offer, kept.body or b"", parameters, config.limits)
+        return admission.check(kept.offer, kept.body or b"", parameters, config.limits)
     except PeerError as error:
         name = ledger.update_name(kept.offer)
         raise ConfigError(

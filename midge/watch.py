@@ -9,7 +9,7 @@ from typing import Self
 from shared import codec
 from shared.config import Broker
 from shared.errors import ConfigError, PeerError
-from shared.events import Connected, Disconnected, Received, Refused
+from shared.events import Connected, Disconnected, Payload, Received, Refused
 from shared.inbox import Inbox
 from shared.messages import AggregatorState, NodeState, RosterEntry, RosterPage
 from shared.topics import Topics
@@ -80,7 +80,7 @@ class Watch:
         first = self.roster.get(0)
         return first is not None and all(page in self.roster for page in range(first.pages))
 
-    def _read(self, topic: str, payload: bytes) -> dict[str, object] | None:
+    def _read(self, topic: str, payload: Payload) -> dict[str, object] | None:
         try:
             if topic == self._topics.aggregator_state:
                 self.aggregator = codec.decode_json(AggregatorState, payload)

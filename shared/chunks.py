@@ -7,7 +7,9 @@ where it stopped.
 
 import hashlib
 
+from shared.compression import Body
 from shared.errors import PeerError
+from shared.events import Payload
 from shared.messages import MAX_CHUNKS, Chunk
 
 ENVELOPE_BYTES = 1024
@@ -31,7 +33,7 @@ def count(size: int, chunk_bytes: int) -> int:
     return max(1, -(-size // chunk_bytes))
 
 
-def cut(body: bytes, digest: bytes, of: int, index: int, chunk_bytes: int) -> Chunk:
+def cut(body: Payload, digest: bytes, of: int, index: int, chunk_bytes: int) -> Chunk:
     """Chunk number `index` of a body with this digest, which is also that of an only chunk."""
     chunks = count(len(body), chunk_bytes)
     if chunks == 1:
@@ -50,7 +52,7 @@ class Assembly:
         if self.count > MAX_CHUNKS:
             raise PeerError(f"{self.count} chunks are more than {MAX_CHUNKS}")
         self._chunk_bytes = chunk_bytes
-        self._body = bytearray()
+        self._body: Body = b""
         self._here = bytearray(self.count)
         self._left = self.count
 
@@ -82,9 +84,7 @@ class Assembly:
         # A chunk that is the whole body is checked with it, by the caller; once is enough.
         if self.count > 1 and hashlib.sha256(chunk.data).digest() != chunk.digest:
             raise PeerError(f"chunk {chunk.index} does not match its digest")
-        if not self._body:
-            self._body = bytearray(self.size)
-        self._body[start : start + len(chunk.data)] = chunk.data
+        self._put(start, chunk.data)
         self._here[chunk.index] = 1
         self._left -= 1
         return True
@@ -98,7 +98,15 @@ class Assembly:
         """The chunks that are not here yet, in order."""
         return [index for index, here in enumerate(self._here) if not here]
 
-    def body(self) -> bytearray:
+    def _put(self, start: int, data: Payload) -> None:
+        if len(data) == self.size:
+            self._body = data  # all of it: where it came, and nothing is allocated
+            return
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self.size)
+        self._body[start : start + len(data)] = data
+
+    def body(self) -> Body:
         """The whole body. Its digest is the caller's to check: a chunk's digest is its sender's
         word only.
         """

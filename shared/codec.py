@@ -7,6 +7,8 @@ eval, no floats that are not finite where a limit says so.
 
 import functools
 import json
+import struct
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
@@ -14,6 +16,7 @@ import msgpack
 from pydantic import TypeAdapter, ValidationError
 
 from shared import compression
+from shared.compression import Body
 from shared.errors import PeerError
 from shared.messages import MAX_NODES, PROTOCOL, Chunk, Manifest, Model, Offer, Receipt
 from shared.params import Params, Spec
@@ -24,6 +27,12 @@ JSON_LIMIT_BYTES = 256 * 1024
 """The largest JSON message that is read: a page of the roster, or a line of the journal."""
 _WITHOUT_ARRAYS = (Manifest, Chunk, Offer, Receipt)
 """All that one packet holds; what has arrays comes as a body in chunks, or from our own disk."""
+_BODIES = (Chunk, Offer)
+"""Their last field may be large: then it becomes a view of the payload, not a copy."""
+_SMALL_BYTES = 64 * 1024
+"""A payload of so much is copied; the fields before a body are shorter."""
+_BIN_32 = struct.Struct(">BI")
+"""What msgpack has before a long byte string: 0xC6 and the length."""
 
 
 def encode(message: object) -> bytes:
@@ -32,27 +41,52 @@ def encode(message: object) -> bytes:
     return packed
 
 
-def decode(kind: type[T], payload: bytes | bytearray) -> T:
+def decode(kind: type[T], payload: Body) -> T:
     """Read one wire message of the given kind; PeerError with a reason for everything else.
 
     msgpack allocates arrays from their length field, nested up to 1,024 deep, so their length is
     bounded here (80 MB at the very worst, in a model); strings and bytes cannot be
     longer than the payload itself.
     """
-    longest = 0 if kind in _WITHOUT_ARRAYS else min(MAX_NODES, len(payload))
+    limits = {
+        "raw": False,
+        "strict_map_key": True,
+        "use_list": False,
+        "max_array_len": 0 if kind in _WITHOUT_ARRAYS else min(MAX_NODES, len(payload)),
+        "max_map_len": MAX_NODES,
+        "max_ext_len": 0,
+    }
     try:
-        plain = msgpack.unpackb(
-            payload,
-            raw=False,
-            strict_map_key=True,
-            use_list=False,
-            max_array_len=longest,
-            max_map_len=MAX_NODES,
-            max_ext_len=0,
-        )
+        plain = None
+        if kind in _BODIES and len(payload) > _SMALL_BYTES:
+            with suppress(msgpack.exceptions.OutOfData):  # the long field is not the last one
+                plain = _with_view(payload, limits)
+        if plain is None:
+            plain = msgpack.unpackb(payload, **limits)
     except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise PeerError("not a complete msgpack message") from error
     return _validated(kind, plain)
+
+
+def _with_view(payload: Body, limits: dict[str, Any]) -> dict[str, Any] | None:
+    """A map whose last value is a long byte string: as a view. None when it is none; raises what
+    msgpack does.
+    """
+    unpacker = msgpack.Unpacker(read_size=_SMALL_BYTES, **limits)
+    unpacker.feed(payload[:_SMALL_BYTES])
+    plain: dict[str, Any] = {}
+    key = ""
+    for left in reversed(range(unpacker.read_map_header())):
+        key = unpacker.unpack()
+        if not isinstance(key, str):
+            return None
+        if left:
+            plain[key] = unpacker.unpack()
+    start = unpacker.tell() + _BIN_32.size
+    data = memoryview(payload)[start:]
+    if payload[start - _BIN_32.size : start] != _BIN_32.pack(0xC6, len(data)):
+        return None
+    return {**plain, key: data.toreadonly()}
 
 
 def encode_json(message: object) -> bytes:
@@ -61,17 +95,17 @@ def encode_json(message: object) -> bytes:
     return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
 
 
-def decode_json(kind: type[T], payload: bytes) -> T:
+def decode_json(kind: type[T], payload: Body) -> T:
     """Read one JSON message of the given kind; PeerError with a reason for everything else."""
     return _validated(kind, read_json(payload))
 
 
-def read_json(payload: bytes) -> dict[str, Any]:
+def read_json(payload: Body) -> dict[str, Any]:
     """Read a map of JSON whatever is in it, a line of the journal; PeerError when it is none."""
     if len(payload) > JSON_LIMIT_BYTES:
         raise PeerError(f"JSON of {len(payload)} bytes is over the limit of {JSON_LIMIT_BYTES}")
     try:
-        plain = json.loads(payload)
+        plain = json.loads(bytes(payload))
     except (ValueError, RecursionError) as error:
         raise PeerError("not JSON") from error
     if not isinstance(plain, dict):

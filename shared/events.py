@@ -4,6 +4,9 @@ events.
 
 from dataclasses import dataclass
 
+Payload = bytes | memoryview
+"""Of a message: a view of the packet that it came in when that was large."""
+
 
 @dataclass(frozen=True, slots=True)
 class Connected:
@@ -28,7 +31,7 @@ class Received:
     """One message, exactly as it came: hostile until admission said otherwise."""
 
     topic: str
-    payload: bytes
+    payload: Payload
 
 
 @dataclass(frozen=True, slots=True)

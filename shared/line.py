@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from shared.certificates import refused
 from shared.config import LEAST_PACKET_BYTES, Broker
 from shared.errors import ConfigError
-from shared.events import Connected, Disconnected, LinkEvent, Received
+from shared.events import Connected, Disconnected, LinkEvent, Payload, Received
 from shared.session import PATIENCE_S, Answer, NotLetInError, Session, told
 
 _log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class Line:
             self.session = session
         self._deliver(Connected(self._number, limit))
 
-    def _receive(self, topic: str, payload: bytes) -> None:
+    def _receive(self, topic: str, payload: Payload) -> None:
         self.bytes_received += len(payload)
         self._deliver(Received(topic, payload))
 

@@ -1,6 +1,6 @@
 """One connection to the broker: a paho client, and what its callbacks saw.
 
-The only file that imports paho.
+The only file that imports paho, beside the client itself.
 
 Callbacks write down and enqueue, nothing else. A thread that has one session calls `step`; one that
 has many waits for all of them in a selector of its own, with `fileno`, `wants_write` and `pending`,
@@ -8,11 +8,9 @@ and calls `read`, `write` and `tend`.
 """
 
 import logging
-import selectors
 import socket as sockets
 import ssl
 import struct
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,15 +19,18 @@ from dataclasses import dataclass
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
-from paho.mqtt.client import Client, DisconnectFlags, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTProtocolVersion
+from paho.mqtt.client import Client, DisconnectFlags, MQTTMessageInfo
+from paho.mqtt.enums import LogLevel
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from shared import certificates
+from shared.client import LeanClient
 from shared.config import Broker
+from shared.events import Payload
 from shared.topics import is_wildcard
+from shared.waiter import Waiter
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,9 @@ class NotLetInError(Exception):
 class Session:
     """One connection: a paho client, and what its callbacks saw and wrote down."""
 
-    def __init__(self, client_id: str, version: str, receive: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self, client_id: str, version: str, receive: Callable[[str, Payload], None]
+    ) -> None:
         self.version = version
         self.answer: Answer | None = None
         """To CONNECT."""
@@ -89,18 +92,11 @@ class Session:
         self._bug: Exception | None = None
         self._error = ""
         self._counted: tuple[int, int] | None = None
-        five = version == "5"
-        self.client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-        )
+        self.client = LeanClient(client_id, version, self._on_message)
         self.client.connect_timeout = PATIENCE_S
         self.client.max_inflight_messages = _IN_FLIGHT
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect
-        self.client.on_message = self._on_message
         self.client.on_publish = lambda _, __, packet, code, ___: self._on_ack(
             packet, [code], published=True
         )
@@ -113,7 +109,7 @@ class Session:
         # Without this a publishing thread would write to the socket itself while the loop does so
         # too: paho knows only of loops in threads of its own.
         self.client.on_socket_register_write = lambda *_: self._wake()
-        self._waiter: _Waiter | None = None
+        self._waiter: Waiter | None = None
 
     def connect(self, broker: Broker, will: tuple[str, bytes] | None) -> None:
         """Open the socket and queue CONNECT; OSError when there is no road, else NotLetInError."""
@@ -158,9 +154,10 @@ class Session:
         Raises what a callback of ours raised.
         """
         if self._waiter is None:
-            self._waiter = _Waiter()
+            self._waiter = Waiter()
         pause_s = 0.0 if self.pending_bytes else STEP_S
-        if self._waiter.wait(self.fileno(), pause_s, write=self.wants_write) or self.pending_bytes:
+        readable = self._waiter.wait(self.fileno(), pause_s, lambda: self.wants_write)
+        if readable or self.pending_bytes:
             self.read()
         if self.wants_write:
             self.write()
@@ -245,13 +242,8 @@ class Session:
         if self._waiter is not None:
             self._waiter.close()
         for name in (
-            "connect",
-            "disconnect",
-            "message",
-            "publish",
-            "subscribe",
-            "log",
-            "socket_close",
+            *("connect", "disconnect", "publish", "subscribe", "log"),
+            *("socket_open", "socket_close", "socket_register_write"),
         ):
             setattr(self.client, f"on_{name}", None)
 
@@ -312,11 +304,12 @@ class Session:
             self.closed_by_peer = True
             self.end(self._error or "the connection was closed")
 
-    def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
+    def _on_message(self, name: bytes, payload: Payload, retained: bool) -> None:  # noqa: FBT001
         try:
-            if message.retain and message.topic not in self._exact and not self._raw:
+            topic = name.decode()
+            if retained and topic not in self._exact and not self._raw:
                 return
-            self._receive(message.topic, bytes(message.payload))
+            self._receive(topic, payload)
         except UnicodeDecodeError:
             _log.warning("dropped a message: its topic is not UTF-8")
         except Exception as error:  # noqa: BLE001 (through paho it would look like a bad link)
@@ -334,50 +327,6 @@ class Session:
     def _on_log(self, _: Client, __: object, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:
             self._error = text.removeprefix("failed to receive on socket: ")
-
-
-class _Waiter:
-    """One thread's sleep until its socket is ready or another thread has something to send. Not
-    select(), which knows no descriptor above 1,023.
-    """
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        self._bell, self._button = sockets.socketpair()
-        self._button.settimeout(0)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._bell, selectors.EVENT_READ)
-        self._watched = (-1, 0)
-        """A descriptor, and what it is watched for."""
-
-    def wait(self, descriptor: int, pause_s: float, *, write: bool) -> bool:
-        """Sleep; whether the descriptor can be read. One that is closed is reported by reading."""
-        if descriptor < 0:
-            return True
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
-        if self._watched[0] < 0:
-            self._selector.register(descriptor, wanted)
-        elif self._watched[1] != wanted:
-            self._selector.modify(descriptor, wanted)
-        self._watched = descriptor, wanted
-        readable = False
-        for key, events in self._selector.select(pause_s):
-            if key.fileobj is self._bell:
-                self._bell.recv(4096)
-            else:
-                readable = bool(events & selectors.EVENT_READ)
-        return readable
-
-    def wake(self) -> None:
-        """End the sleep of the other thread; its own needs no waking."""
-        if threading.get_ident() != self._thread:
-            with suppress(OSError):  # rung often enough already, or closed
-                self._button.send(b"!")
-
-    def close(self) -> None:
-        self._selector.close()
-        self._bell.close()
-        self._button.close()
 
 
 def _answer(code: ReasonCode) -> Answer:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 """Never across from one side to the other; nobody imports the workbench."""
 
 CONFINED = {
-    "paho": ("shared.transport", "shared.session"),
+    "paho": ("shared.client", "shared.session"),
     "msgpack": ("shared.codec",),
     "torch": ("shared.tasks.",),
     "torchvision": ("shared.tasks.",),
@@ -81,12 +81,14 @@ SHELLS = {
     "edge_node.together",
     "edge_node.trainer",
     "shared.certificates",
+    "shared.client",
     "shared.command",
     "shared.disk",
     "shared.inbox",
     "shared.notify",
     "shared.session",
     "shared.transport",
+    "shared.waiter",
 }
 """The modules that may touch link, clock, threads and files. Everything else of the two sides and
 of what they share is pure."""

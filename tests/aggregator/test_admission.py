@@ -1,4 +1,5 @@
 import hashlib
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,12 @@ from aggregator.admission import (
     Settled,
     Standing,
     Welcome,
+    check,
     judge,
-    unpack,
 )
 from aggregator.config import Limits
 from aggregator.release import Release
-from shared import compression
+from shared.compression import named, unpacked
 from shared.errors import PeerError
 from shared.messages import MAX_CHUNKS, Offer, Verdict
 
@@ -189,7 +190,7 @@ def test_a10_a_sparse_update_is_no_larger_than_the_longest_code_makes_it(
     update: Update, standing: Standing, limits: Limits, packed_as: str
 ) -> None:
     at = replace(standing, compression=packed_as)
-    largest = compression.named(packed_as).size(3)
+    largest = named(packed_as).size(3)
     for size, fits in ((0, False), (1, True), (largest, True), (largest + 1, False)):
         judgement = judge("ann", update(packed_as=packed_as, size=size)[0], at, limits)
         assert (judgement == Welcome()) == fits
@@ -218,12 +219,12 @@ def test_a11_samples_are_within_the_limits(
 
 
 @pytest.mark.parametrize("packed_as", ["none", "fp16", "topk:0.999"])
-@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_a_body_that_breaks_no_rule_gives_the_delta(
     update: Update, limits: Limits, packed_as: str, kind: type[bytes]
 ) -> None:
     offer, body = update((16, -16, 0.5), packed_as)
-    delta = unpack(offer, kind(body), 3, limits)
+    delta = unpacked(check(offer, kind(body), 3, limits), 3)
     assert delta.tolist() == [16, -16, 0.5]
     assert delta.dtype == np.float32
 
@@ -234,13 +235,13 @@ def test_a12_a_body_of_another_size_or_digest_is_refused(
 ) -> None:
     offer, body = update(**change)
     with pytest.raises(PeerError, match="does not match its size or digest"):
-        unpack(offer, body, 3, limits)
+        check(offer, body, 3, limits)
 
 
 def test_a12_a_body_with_another_bit_is_refused(update: Update, limits: Limits) -> None:
     offer, body = update()
     with pytest.raises(PeerError, match="does not match its size or digest"):
-        unpack(offer, body[:-1] + bytes([body[-1] ^ 1]), 3, limits)
+        check(offer, body[:-1] + bytes([body[-1] ^ 1]), 3, limits)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_a12_what_is_no_body_of_its_compression_is_refused(
     digest = hashlib.sha256(body).digest()
     offer, _ = update(packed_as="topk:0.5", size=len(body), digest=digest)
     with pytest.raises(PeerError, match=says):
-        unpack(offer, body, 3, limits)
+        check(offer, body, 3, limits)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -273,7 +274,7 @@ def test_a13_a_step_or_a_chosen_value_that_is_no_number_is_refused(
     changes = {"size": len(body), "digest": hashlib.sha256(body).digest()}
     offer, _ = update(packed_as=packed_as, **changes)
     with pytest.raises(PeerError, match="NaN or infinity"):
-        unpack(offer, body, 3, limits)
+        check(offer, body, 3, limits)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -282,14 +283,14 @@ def test_a13_what_is_no_number_is_refused(
     update: Update, limits: Limits, value: float, packed_as: str
 ) -> None:
     with pytest.raises(PeerError, match="NaN or infinity"):
-        unpack(*update((0, value, 0), packed_as), 3, limits)
+        check(*update((0, value, 0), packed_as), 3, limits)
 
 
 @pytest.mark.parametrize("value", [65520, -1e30])
 def test_a13_what_saturated_fp16_is_refused(update: Update, limits: Limits, value: float) -> None:
     generous = limits.model_copy(update={"max_abs_delta": 2.0**20})
     with pytest.raises(PeerError, match="NaN or infinity"):
-        unpack(*update((0, value, 0), "fp16"), 3, generous)
+        check(*update((0, value, 0), "fp16"), 3, generous)
 
 
 @pytest.mark.parametrize("value", [16.000002, -16.000002, 3e38])
@@ -297,7 +298,7 @@ def test_a14_a_change_beyond_the_limit_is_refused(
     update: Update, limits: Limits, value: float
 ) -> None:
     with pytest.raises(PeerError, match=r"a parameter changes by .*, the limit is 16"):
-        unpack(*update((0, 0, value)), 3, limits)
+        check(*update((0, 0, value)), 3, limits)
 
 
 def test_of_several_things_wrong_with_a_body_the_first_is_told(
@@ -305,6 +306,29 @@ def test_of_several_things_wrong_with_a_body_the_first_is_told(
 ) -> None:
     offer, body = update((100, float("nan"), 0))
     with pytest.raises(PeerError, match="NaN or infinity"):
-        unpack(offer, body, 3, limits)
+        check(offer, body, 3, limits)
     with pytest.raises(PeerError, match="does not match"):
-        unpack(replace(offer, digest=bytes(32)), body, 3, limits)
+        check(replace(offer, digest=bytes(32)), body, 3, limits)
+
+
+@pytest.mark.parametrize("at", [0, 40_000, 99_999])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 17.0])
+def test_every_block_of_a_large_body_is_checked(
+    update: Update, limits: Limits, at: int, value: float
+) -> None:
+    delta = np.zeros(100_000, np.float32)
+    check(*update(tuple(delta)), delta.size, limits)
+    delta[at] = value
+    with pytest.raises(PeerError, match=r"the update holds NaN|a parameter changes by 17"):
+        check(*update(tuple(delta)), delta.size, limits)
+
+
+def test_a_check_allocates_one_block(update: Update, limits: Limits) -> None:
+    offer, body = update(tuple(np.zeros(1_000_000, np.float32)))
+    tracemalloc.start()
+    try:
+        check(offer, body, 1_000_000, limits)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < len(body) / 10

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from deltas import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -386,7 +387,7 @@ class Federation(RuleBasedStateMachine):
         steps = rules.STEPS if self.config.rounds.open else 1
         for one in entry["counted"]:
             weight = round(one["weight"] * steps)
-            rules.fold(total, self.delta(one), weight, one["samples"] * steps)
+            rules.fold(total, opened(self.delta(one)), weight, one["samples"] * steps)
         return rules.mean(total)
 
     def mixed(self, model: Any, entry: dict[str, Any]) -> Any:  # noqa: ANN401

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from deltas import opened
 
 from aggregator import intake as intake_module
 from aggregator import release, rules
@@ -113,7 +114,7 @@ def total(intake: Intake) -> rules.Sum:
 def expected_sum(intake: Intake, *updates: tuple[tuple[float, ...], int]) -> list[int]:
     made = rules.empty_sum(3, total(intake).bits)
     for delta, weight in updates:
-        rules.fold(made, np.array(delta, np.float32), weight, weight)
+        rules.fold(made, opened(delta), weight, weight)
     return list(made.total.tolist())
 
 

@@ -4,6 +4,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 import pytest
+from deltas import opened
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -23,7 +24,7 @@ UPDATES = st.lists(st.tuples(DELTAS, st.integers(1, SAMPLES)), min_size=1, max_s
 def folded(updates: list[Update], bits: int = BITS) -> rules.Sum:
     total = rules.empty_sum(3, bits)
     for delta, weight in updates:
-        rules.fold(total, delta, weight, weight)
+        rules.fold(total, opened(delta), weight, weight)
     return total
 
 
@@ -98,7 +99,7 @@ def test_the_bits_do_not_depend_on_how_many_are_folded_at_a_time(
     def result() -> npt.NDArray[np.float64]:
         total = rules.empty_sum(100, BITS)
         for delta, weight in updates:
-            rules.fold(total, delta, weight, weight)
+            rules.fold(total, opened(delta), weight, weight)
         return rules.mean(total)
 
     whole = result()
@@ -110,7 +111,7 @@ def test_a_model_of_more_than_one_block_is_folded_to_its_end() -> None:
     size = 2 * rules._BLOCK + 3
     total = rules.empty_sum(size, BITS)
     delta = np.linspace(-1, 1, size, dtype=np.float32)
-    rules.fold(total, delta, 2, 2)
+    rules.fold(total, opened(delta), 2, 2)
     np.testing.assert_allclose(rules.mean(total), delta, rtol=0, atol=2.0**-BITS)
 
 
@@ -163,7 +164,7 @@ def test_the_worst_that_admission_lets_through_does_not_overflow(
     if bits < rules.FEWEST_BITS:
         return
     total = rules.empty_sum(2, bits)
-    rules.fold(total, np.array([largest, -largest], np.float32), nodes * samples, nodes * samples)
+    rules.fold(total, opened([largest, -largest]), nodes * samples, nodes * samples)
     on_grid = round(Fraction(largest) * 2**bits)
     assert total.total.tolist() == [on_grid * nodes * samples, -on_grid * nodes * samples]
     assert total.weight * math.ldexp(1.0, bits) == Fraction(total.weight) * 2**bits
@@ -175,7 +176,7 @@ def test_every_node_at_every_limit_at_once_gives_the_limit() -> None:
     total = rules.empty_sum(3, bits)
     worst = np.array([1, -1, 0.5], np.float32) * np.float32(limits.max_abs_delta)
     for _ in range(limits.max_nodes):
-        rules.fold(total, worst, limits.max_samples, limits.max_samples)
+        rules.fold(total, opened(worst), limits.max_samples, limits.max_samples)
     assert rules.mean(total).tolist() == [16.0, -16.0, 8.0]
 
 
@@ -191,15 +192,15 @@ def test_a_stale_update_pulls_the_mean_towards_nothing() -> None:
     """w <- w + sum of s(tau) * samples * delta / sum of samples: the step shrinks."""
     fresh, stale = np.array([1, 0, 4], np.float32), np.array([8, 2, 0], np.float32)
     total = rules.empty_sum(3, 20)
-    rules.fold(total, fresh, 2 * rules.STEPS, 2 * rules.STEPS)
-    rules.fold(total, stale, 2 * rules.STEPS // 4, 2 * rules.STEPS)
+    rules.fold(total, opened(fresh), 2 * rules.STEPS, 2 * rules.STEPS)
+    rules.fold(total, opened(stale), 2 * rules.STEPS // 4, 2 * rules.STEPS)
     assert rules.mean(total).tolist() == [(2 * 1 + 2 * 8 / 4) / 4, 2 * 2 / 4 / 4, 2 * 4 / 4]
 
 
 def test_all_stale_alike_make_a_smaller_step_and_not_the_whole_one() -> None:
     total = rules.empty_sum(3, 20)
     for _ in range(3):
-        rules.fold(total, np.array([1, -2, 4], np.float32), 16, 64)
+        rules.fold(total, opened([1, -2, 4]), 16, 64)
     assert rules.mean(total).tolist() == [0.25, -0.5, 1.0]
 
 
@@ -210,7 +211,7 @@ def test_any_order_of_stale_updates_gives_the_same_bits(
     def bits(order: list[tuple[Floats, int, int]]) -> bytes:
         total = rules.empty_sum(3, 20)
         for delta, samples, steps in order:
-            rules.fold(total, delta, samples * steps, samples * rules.STEPS)
+            rules.fold(total, opened(delta), samples * steps, samples * rules.STEPS)
         return rules.mean(total).tobytes()
 
     assert bits(updates) == bits(updates[::-1])
@@ -231,7 +232,7 @@ def test_mixing_is_that_of_the_paper(
     mix = rules.Mix(start.astype(np.float64))
     exact = [Fraction(float(value)) for value in start]
     for base, delta, rate in updates:
-        rules.mix(mix, base, delta, rate)
+        rules.mix(mix, base, opened(delta), rate)
         share = Fraction(rate)
         news = [Fraction(float(b)) + Fraction(float(d)) for b, d in zip(base, delta, strict=True)]
         exact = [(1 - share) * old + share * new for old, new in zip(exact, news, strict=True)]
@@ -244,7 +245,7 @@ def test_the_order_makes_a_difference() -> None:
     forth, back = rules.Mix(np.zeros(3)), rules.Mix(np.zeros(3))
     for mix, order in ((forth, (one, two)), (back, (two, one))):
         for delta in order:
-            rules.mix(mix, zero, delta, 0.5)
+            rules.mix(mix, zero, opened(delta), 0.5)
     assert forth.model.tolist() == [1.25, 1.25, 1.25]
     assert back.model.tolist() == [1.0, 1.0, 1.0]
 
@@ -252,7 +253,7 @@ def test_the_order_makes_a_difference() -> None:
 def test_a_rate_of_one_takes_the_whole_update_and_neither_input_is_changed() -> None:
     base, delta = np.array([1, 2, 3], np.float32), np.array([0.5, 0, -3], np.float32)
     mix = rules.Mix(np.array([100.0, -7.0, 0.25]))
-    rules.mix(mix, base, delta, 1.0)
+    rules.mix(mix, base, opened(delta), 1.0)
     assert mix.model.tolist() == [1.5, 2.0, 0.0]
     assert (base.tolist(), delta.tolist()) == ([1, 2, 3], [0.5, 0, -3])
 
@@ -266,9 +267,18 @@ def test_a_mix_does_not_depend_on_how_many_are_mixed_at_a_time(
 
     def result() -> bytes:
         mix = rules.Mix(np.linspace(-1, 1, 100))
-        rules.mix(mix, base, delta, 0.3)
+        rules.mix(mix, base, opened(delta), 0.3)
         return mix.model.tobytes()
 
     whole = result()
     monkeypatch.setattr(rules, "_BLOCK", block)
     assert result() == whole
+
+
+@pytest.mark.parametrize("size", [1, 32_768, 32_769, 100_000])
+def test_a_delta_folded_block_by_block_has_the_bits_of_one_folded_at_once(size: int) -> None:
+    delta = np.random.default_rng(size).normal(0, 0.01, size).astype(np.float32)
+    total = rules.empty_sum(size, 28)
+    rules.fold(total, opened(delta), 600, 600)
+    at_once = np.rint(delta.astype(np.float64) * 2.0**28).astype(np.int64) * 600
+    assert total.total.tobytes() == at_once.tobytes()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from deltas import opened
 
 from aggregator import rules, step
 from aggregator.config import Server
@@ -11,7 +12,7 @@ PARAMS = from_tensors({"w": [1.0, 2.0], "b": 3.0})
 def combined(*updates: tuple[tuple[float, ...], int, int]) -> rules.Sum:
     total = rules.empty_sum(3, 24)
     for delta, weight, full_weight in updates:
-        rules.fold(total, np.array(delta, np.float32), weight, full_weight)
+        rules.fold(total, opened(delta), weight, full_weight)
     return total
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -229,3 +230,11 @@ def test_the_largest_bitmap_fits_a_receipt() -> None:
     everything = chunks.to_bitmap(list(range(MAX_CHUNKS)))
     receipt = Receipt("want", "0" * 16, 1, missing=everything)
     assert codec.decode(Receipt, codec.encode(receipt)).missing == everything
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_a_chunk_that_is_the_whole_body_is_not_copied(kind: Callable[[bytes], bytes]) -> None:
+    body = kind(BODY)
+    assembly = begun(BODY, len(BODY))
+    assert assembly.add(chunks.cut(body, hashlib.sha256(BODY).digest(), 7, 0, len(BODY)))
+    assert assembly.body() is body

@@ -538,3 +538,66 @@ def test_a_model_is_read_without_a_copy_of_its_parameters() -> None:
     tracemalloc.stop()
     assert params.flat.sum() == 250_000
     assert peak < 100_000
+
+
+# A body in a large message
+
+
+LONG = 100_000
+
+
+def large(kind: type[Any], length: int = LONG) -> Any:  # noqa: ANN401 - a message of that kind
+    if kind is Chunk:
+        return Chunk(5, 0, 1, bytes(32), bytes(length))
+    return Offer(
+        *("0" * 16, 5, 1, bytes(32), bytes(32), 1, length, 2**20, bytes(32), "none", 10),
+        {"train_loss": 0.5},
+        bytes(length),
+    )
+
+
+@pytest.mark.parametrize("kind", [Chunk, Offer])
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview])
+def test_a_large_body_is_a_view_of_its_message(
+    kind: type[Any], wrap: Callable[[bytes], Any]
+) -> None:
+    payload = codec.encode(large(kind))
+    tracemalloc.start()
+    try:
+        message = codec.decode(kind, wrap(payload))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    body = message.data if kind is Chunk else message.body
+    assert isinstance(body, memoryview)
+    assert body.readonly
+    assert message == large(kind)
+    assert peak < (3 if wrap is bytearray else 2) * LONG + LONG
+    assert codec.encode(message) == payload
+
+
+@pytest.mark.parametrize("kind", [Chunk, Offer])
+@pytest.mark.parametrize("cut", [1, 4, LONG - 1, LONG, LONG + 3])
+def test_a_large_message_that_is_torn_or_longer_is_refused(kind: type[Any], cut: int) -> None:
+    payload = codec.encode(large(kind))
+    for wrong in (payload[:-cut], payload + bytes(cut)):
+        with pytest.raises(PeerError, match="not a complete msgpack message"):
+            codec.decode(kind, wrong)
+
+
+def test_a_large_message_that_is_another_kind_of_map_is_validated_all_the_same() -> None:
+    chunk = {"protocol": 1, "of": 5, "index": 0, "count": 1, "digest": bytes(32)}
+    first = msgpack.packb({"data": bytes(LONG), **chunk})
+    assert codec.decode(Chunk, first) == large(Chunk)
+    for wrong in (
+        {**chunk, "data": "x" * LONG},
+        {**chunk, "index": -1, "data": bytes(LONG)},
+        {**chunk, "digest": b"short", "data": bytes(LONG)},
+        {**chunk, "more": bytes(LONG)},
+        {"data": bytes(LONG)},
+    ):
+        with pytest.raises(PeerError):
+            codec.decode(Chunk, msgpack.packb(wrong))
+    for payload in (b"\x81" + bytes(LONG), b"\x80" + bytes(LONG), bytes(LONG), b"\xdf" * LONG):
+        with pytest.raises(PeerError):
+            codec.decode(Chunk, payload)

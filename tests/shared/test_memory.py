@@ -39,7 +39,9 @@ class World:
 
     def received(self, name: str) -> list[tuple[str, bytes]]:
         events = self.told[name]
-        return [(event.topic, event.payload) for event in events if isinstance(event, Received)]
+        return [
+            (event.topic, bytes(event.payload)) for event in events if isinstance(event, Received)
+        ]
 
 
 # The clock

@@ -159,7 +159,7 @@ class Spy:
 
     def on(self, topic: str) -> list[bytes]:
         """What came on a topic, oldest first."""
-        return [message.payload for message in self.messages if message.topic == topic]
+        return [bytes(message.payload) for message in self.messages if message.topic == topic]
 
     def _take(self, event: LinkEvent) -> None:
         if isinstance(event, Connected):

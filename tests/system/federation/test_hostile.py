@@ -245,7 +245,7 @@ def test_an_update_that_was_captured_and_sent_again_is_not_counted_again(
     fleet.node("node-2")
     fleet.node(VICTIM, inline_bytes=2**20)
     fleet.arrived("node-2", VICTIM)
-    captured = heard.messages[0].payload
+    captured = bytes(heard.messages[0].payload)
     say(rogue, topics.offer(VICTIM), captured)  # In its own round, and then in the next one.
     fleet.hold(VICTIM)
     fleet.release("node-1")
