@@ -66,7 +66,12 @@ def measure(quick: bool) -> list[Row]:  # noqa: FBT001 - every row has this one 
             _bare(into["connect"], "connect", str(ours.broker.port))
         _bare(into["step"], "step")
     rows = [
-        _seconds("aggregator of task null, start to READY", starts["aggregator"], starts["connect"], CONNECTED),
+        _seconds(
+            "aggregator of task null, start to READY",
+            starts["aggregator"],
+            starts["connect"],
+            CONNECTED,
+        ),
         _seconds("node, start to READY", starts["edge_node"], starts["connect"], CONNECTED),
         _seconds(
             "node, start to its first training step", starts["first step"], starts["step"], STEPPED
