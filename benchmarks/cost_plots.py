@@ -5,12 +5,14 @@ The points are those of rows a, d and f; a row that was not measured is missing 
 `python -m benchmarks.cost_plots`
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks import rows
 from benchmarks.rows import Result
@@ -19,7 +21,7 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images" / "performance"
 _PANELS = (
     ("seconds", "seconds a round", 1.0),
     ("broker_bytes", "MB through the broker a round", 1e6),
-    ("aggregator_bytes", "aggregator, peak MB", 1e6),
+    ("aggregator_peak_bytes", "aggregator, peak MB", 1e6),
 )
 Point = Mapping[str, float]
 
@@ -71,18 +73,33 @@ def _picture(path: Path, series: Mapping[str, Sequence[Point]], by: str, label: 
     for axes, (name, title, unit) in zip(panels, _PANELS, strict=True):
         _panel(axes, series, by, name, unit)
         axes.set(xlabel=label, title=title)
-        axes.grid(visible=True, which="both", alpha=0.2)
+        if axes.lines:  # else there is nothing for a scale to be logarithmic of
+            _scale(axes)
     panels[0].legend()
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _scale(axes: Axes) -> None:
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(_decades(*axes.get_ylim()))
+    axes.grid(visible=True, which="both", alpha=0.2)
+
+
+def _decades(low: float, high: float) -> tuple[float, float]:
+    """The whole powers of ten around a range, so that two ticks at least have a number."""
+    return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
 
 
 def _panel(
     axes: Axes, series: Mapping[str, Sequence[Point]], by: str, name: str, unit: float
 ) -> None:
-    for label, row in series.items():
+    for number, (label, row) in enumerate(series.items()):
         shown = sorted((point[by], point[name] / unit) for point in row if name in point)
-        if shown:  # else the scale has nothing to be logarithmic of
-            axes.loglog(*zip(*shown, strict=True), "o-", label=label)
+        if shown:
+            axes.plot(*zip(*shown, strict=True), "o-", color=f"C{number}", label=label)
 
 
 if __name__ == "__main__":

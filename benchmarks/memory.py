@@ -63,7 +63,7 @@ def _by_updates(moments: tuple[int, ...]) -> list[Row]:
             against=f"after {moments[0]} updates",
             ratio=peak / peaks[moments[0]][0],
             note=f"PSS {shared_out / 1e6:.0f} MB",
-            point={"updates": updates, "aggregator_bytes": peak},
+            point={"updates": updates, "aggregator_peak_bytes": peak},
         )
         for updates, (peak, shared_out) in peaks.items()
     ]
@@ -127,7 +127,7 @@ def _sized(parameters: int, nodes: int, idle: float) -> Row:
             "nodes": nodes,
             "seconds": took,
             "broker_bytes": per_round,
-            "aggregator_bytes": peak,
+            "aggregator_peak_bytes": peak,
         },
     )
 

@@ -94,7 +94,7 @@ def _rows(nodes: int, parameters: int, fleet: Fleet, floor: Floor) -> list[Row]:
         "seconds": took,
         "connect_s": fleet.connect_s,
         "broker_bytes": fleet.broker_bytes,
-        **{f"{who}_bytes": peak for who, peak in fleet.peaks.items()},
+        **{f"{who}_peak_bytes": peak for who, peak in fleet.peaks.items()},
         **{f"{who}_cores": share for who, share in fleet.shares.items()},
     }
     spread = (min(fleet.seconds), max(fleet.seconds))

@@ -17,14 +17,16 @@ def test_a_round_that_several_rows_measured_is_one_point() -> None:
         [
             result("a", {"nodes": 10, "parameters": 5, "seconds": 0.1}),
             result("c", {"parameters": 5, "fold_bytes_a_s": 1e9}),
-            result("d", {"nodes": 10, "parameters": 5, "seconds": 0.2, "aggregator_bytes": 9.0}),
+            result(
+                "d", {"nodes": 10, "parameters": 5, "seconds": 0.2, "aggregator_peak_bytes": 9.0}
+            ),
         ]
     )
-    assert found == [{"nodes": 10, "parameters": 5, "seconds": 0.2, "aggregator_bytes": 9.0}]
+    assert found == [{"nodes": 10, "parameters": 5, "seconds": 0.2, "aggregator_peak_bytes": 9.0}]
 
 
 def test_both_pictures_are_drawn_of_what_is_there(tmp_path: Path) -> None:
-    point = {"parameters": 5.0, "seconds": 1.0, "aggregator_bytes": 1e6}
+    point = {"parameters": 5.0, "seconds": 1.0, "aggregator_peak_bytes": 1e6}
     points = [{**point, "nodes": 10.0}, {**point, "nodes": 100.0}]
     cost_plots.draw([result("f", *points)], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["by-nodes.png"]
