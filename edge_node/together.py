@@ -13,8 +13,8 @@ from shared.tasks import Task, TrainTogether
 _log = logging.getLogger(__name__)
 
 BATCH_NODES = 10
-"""Nodes that are trained at once; more would push each other's weights out of the caches. It is of
-no consequence for the results."""
+"""Nodes that are trained at once. More save little and take more memory; it is of no consequence
+for the results."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

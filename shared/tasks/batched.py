@@ -81,7 +81,8 @@ class _Stack:
 @functools.lru_cache(maxsize=8)
 def _stack(model: Callable[[], nn.Module]) -> _Stack | None:
     """The model as a stack; None when it is anything else."""
-    module = model()
+    with sgd.alone(0):
+        module = model()
     if type(module) is not nn.Sequential:
         return None
     linear: list[nn.Linear] = []
@@ -99,7 +100,7 @@ def _stack(model: Callable[[], nn.Module]) -> _Stack | None:
             return None
     parameters = list(module.parameters())
     plain = all(one.requires_grad and one.dtype == torch.float32 for one in parameters)
-    # A layer that stands in two places, or lies on another device, is not what it seems.
+    # A layer that stands in two places has its parameters once.
     if not linear or len(parameters) != 2 * len(linear) or not plain:
         return None
     spec = Spec(tuple((name, tuple(one.shape)) for name, one in module.state_dict().items()))

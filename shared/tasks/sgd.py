@@ -39,7 +39,7 @@ _SCORED_AT_ONCE = 1000
 
 def initial(model: Callable[[], nn.Module], seed: int) -> Params:
     """The parameters that `model()` draws after seeding torch with `seed`."""
-    with _alone(seed):
+    with alone(seed):
         return _read(model())
 
 
@@ -64,7 +64,7 @@ def train(
     """
     batch_size = plan.batch_size or len(data)
     metrics = {"steps": 0.0}
-    with _alone(int(rng.integers(2**63))):
+    with alone(int(rng.integers(2**63))):
         module = _module(model, params).train()
         weights = [weight for weight in module.parameters() if weight.requires_grad]
         velocities = [torch.zeros_like(weight) for weight in weights]
@@ -97,7 +97,7 @@ def train(
 def score(model: Callable[[], nn.Module], divisor: float, params: Params, data: Data) -> Score:
     """Accuracy and mean cross entropy over all samples; at least one sample is needed."""
     right = loss = 0.0
-    with _alone(0), torch.inference_mode():
+    with alone(0), torch.inference_mode():
         module = _module(model, params).eval()
         for start in range(0, len(data), _SCORED_AT_ONCE):
             part = slice(start, start + _SCORED_AT_ONCE)
@@ -110,14 +110,14 @@ def score(model: Callable[[], nn.Module], divisor: float, params: Params, data: 
 
 def predict(model: Callable[[], nn.Module], divisor: float, params: Params, x: Features) -> Floats:
     """Probabilities (n, classes), float32."""
-    with _alone(0), torch.inference_mode():
+    with alone(0), torch.inference_mode():
         module = _module(model, params).eval()
         probabilities: Floats = module(_inputs(x, divisor)).softmax(1).numpy()
         return probabilities
 
 
 @contextmanager
-def _alone(seed: int) -> Iterator[None]:
+def alone(seed: int) -> Iterator[None]:
     """One torch thread (for good), and torch's generator at `seed` for this thread alone (for
     now).
     """
