@@ -1,7 +1,8 @@
 # Everything a fresh machine needs is behind these targets; `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine docker-stop systemd-analyze check bench bench-reliability chaos results results-quick \
+.PHONY: help venv demo test test-brokers test-container docker docker-tools docker-engine docker-stop systemd-analyze check bench bench-peers \
+    bench-reliability chaos results results-quick \
     arm64 clean broker other-brokers
 
 PYTHON ?= python3
@@ -65,6 +66,17 @@ bench: venv broker ## measure rounds, memory, starts and the first demo, and pri
 	$(VENV)/bin/python -m benchmarks.cold_start
 	$(VENV)/bin/python -m benchmarks.sizes
 
+# The peers of `make bench`, each in an environment of its own: they ask for other versions than Midge.
+PEERS := $(foreach peer,pfl flwr,runs/peers/$(peer)/.installed)
+
+bench-peers: venv broker $(PEERS) ## install pfl and Flower, 2.5 GB, and measure a round beside theirs: 15 minutes
+	$(VENV)/bin/python -m benchmarks.federation_round
+
+runs/peers/%/.installed: benchmarks/peers/%.txt
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	@set -e; $(torch-index); $(@D)/bin/pip install -qq -r $< $$index
+	@touch $@
+
 bench-reliability: venv broker ## measure disk, bad links, restarts and slow nodes: a quarter of an hour
 	$(VENV)/bin/python -m benchmarks.durability
 	$(VENV)/bin/python -m benchmarks.slow_link
@@ -112,16 +124,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo 'Python cannot make an environment here; type: apt-get install python3-venv' >&2; exit 1; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
-	@set -e; index=; \
-	if [ "$$(uname -sm)" = 'Linux x86_64' ] && [ -n '$(TORCH_INDEX)' ]; then \
-	    if timeout 3 $(PYTHON) -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1])' \
-	            '$(TORCH_INDEX)/torch/' >/dev/null 2>&1; then \
-	        index='--extra-index-url $(TORCH_INDEX)'; \
-	        echo 'torch: the CPU build, from $(TORCH_INDEX)'; \
-	    else \
-	        echo 'torch: no answer from $(TORCH_INDEX); taking what pip finds, maybe gigabytes with CUDA'; \
-	    fi; \
-	fi; \
+	@set -e; $(torch-index); \
 	echo 'Installing into $(VENV): about 1.5 GB on disk, a minute or more.'; \
 	$(VENV)/bin/pip install -qq -e '.[workbench,dev]' -c constraints.txt $$index
 	@touch $@
@@ -186,4 +189,18 @@ set -ex; \
 $$root apt-get update -qq || true; \
 $$root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
     apt-get install -qq --no-install-recommends $(2)
+endef
+
+# Options for pip, if a torch without CUDA can be had from there.
+define torch-index
+index=; \
+if [ "$$(uname -sm)" = 'Linux x86_64' ] && [ -n '$(TORCH_INDEX)' ]; then \
+    if timeout 3 $(PYTHON) -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1])' \
+            '$(TORCH_INDEX)/torch/' >/dev/null 2>&1; then \
+        index='--extra-index-url $(TORCH_INDEX)'; \
+        echo 'torch: the CPU build, from $(TORCH_INDEX)'; \
+    else \
+        echo 'torch: no answer from $(TORCH_INDEX); taking what pip finds, maybe gigabytes with CUDA'; \
+    fi; \
+fi
 endef

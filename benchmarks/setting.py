@@ -118,6 +118,18 @@ class Federation:
         self.processes.start(name, command, ours)
         return name
 
+    def swarm(
+        self, nodes: int, processes: int, task: str = "null", per_label: int | None = None
+    ) -> None:
+        """Start virtual nodes in so many processes."""
+        midge = Path(sys.executable).with_name("midge")
+        address = f"{self.broker.host}:{self.broker.port}"
+        command = ["swarm", "--nodes", nodes, "--broker", address, "--run", "default"]
+        command += ["--task", task, "--processes", processes]
+        if per_label is not None:
+            command += ["--per-label", per_label]
+        self.processes.start("swarm", [str(midge), *map(str, command)])
+
     def process(self, module: str) -> psutil.Process:
         """The process that runs this package."""
         ours = psutil.Process().children()

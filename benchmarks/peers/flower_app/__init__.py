@@ -1,0 +1,1 @@
+"""Flower's app: the same for its simulation and for its deployment."""
