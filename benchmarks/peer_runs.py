@@ -37,9 +37,6 @@ QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-FLOWER_POLL_S = "0.1"
-"""How often Flower's processes ask for work: 1 s by default, which costs it a second a round; more
-often than this takes CPU time from the training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,11 @@ def flower_simulation(nodes: int, phases: Phases) -> Run:
 
 
 def flower_deployment(nodes: int, task: str, phases: Phases) -> Run:
-    """Flower's SuperLink and so many SuperNodes, all on this machine, without TLS."""
+    """Flower's SuperLink and so many SuperNodes, all on this machine, without TLS.
+
+    Everything else as it is by default: asking for work more often than once a second
+    (FLWR_SUPEREXEC_TASK_POLL_INTERVAL) takes more CPU time than it saves on two cores.
+    """
     programs = python("flwr").parent
     with _handed(nodes, task, phases) as (folder, started):
         environment = _environment("flwr", folder)
@@ -151,7 +152,6 @@ def _environment(peer: str, folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PEER_WORK": str(folder),
         "FLWR_HOME": str(folder / "flower"),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": FLOWER_POLL_S,
     }
 
 
