@@ -72,4 +72,4 @@ def test_follow_gives_up_on_a_run_that_stands_still(monkeypatch: pytest.MonkeyPa
 
 
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter.time, "sleep", lambda _: None)
+    monkeypatch.setattr("benchmarks.meter.time.sleep", lambda _: None)
