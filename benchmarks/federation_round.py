@@ -169,7 +169,7 @@ def _swarm(phases: Phases) -> Run:
 def _processes(task: str, phases: Phases) -> Run:
     """Every node is a process."""
     with federation() as ours:
-        _aggregator(ours, task, FEW, phases, Training())
+        _aggregator(ours, task, FEW, phases, Training(trainer="batched"))
         for index in range(FEW):
             shard = Shard(index=index, of=FEW, per_label=PER_LABEL, seed=SEED)
             ours.node(index, FEW, task=task, shard=shard)

@@ -9,6 +9,7 @@ import numpy as np
 
 from shared.errors import ConfigError
 from shared.tasks import Data, Split
+from shared.tasks.dense import Stack
 from shared.tasks.torch_task import torch_task
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ def _model() -> "nn.Module":
 
 
 task = replace(
-    torch_task("digits", _model, _load, tuple("0123456789"), divisor=16),
+    torch_task(
+        "digits",
+        _model,
+        _load,
+        tuple("0123456789"),
+        divisor=16,
+        stack=Stack((_PIXELS**2, 200, 200, 10)),
+    ),
     picture=(_PIXELS, _PIXELS, 16),
 )

@@ -16,6 +16,7 @@ import numpy as np
 
 from shared.errors import ConfigError
 from shared.tasks import Data, Split
+from shared.tasks.dense import Stack
 from shared.tasks.torch_task import torch_task
 
 if TYPE_CHECKING:
@@ -85,11 +86,19 @@ def _standardised_model() -> "nn.Module":
     return net2nn(_PIXELS**2, 10, Standardise(_MEAN, _DEVIATION))
 
 
+_STACK = Stack((_PIXELS**2, 200, 200, 10))
 task = replace(
-    torch_task("mnist", _model, _load, tuple("0123456789"), divisor=255),
+    torch_task("mnist", _model, _load, tuple("0123456789"), divisor=255, stack=_STACK),
     picture=(_PIXELS, _PIXELS, 255),
 )
 standardised = replace(
-    torch_task("mnist-standardised", _standardised_model, _load, tuple("0123456789"), divisor=255),
+    torch_task(
+        "mnist-standardised",
+        _standardised_model,
+        _load,
+        tuple("0123456789"),
+        divisor=255,
+        stack=replace(_STACK, mean=_MEAN, deviation=_DEVIATION),
+    ),
     picture=task.picture,
 )

@@ -4,7 +4,7 @@ The same inputs give the same bits on the same build, in any process and in any 
 thread, randomness only from the arguments. Torch has one generator for a whole process, so two
 threads that train or score take turns.
 
-`batched.py` has the same steps for many nodes at once.
+`dense.py` has the same steps without torch, for models that it knows.
 
 There is no `torch.optim` here: it imports torch's compiler, which costs 1.5 s and 70 MB a node.
 """

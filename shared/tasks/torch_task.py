@@ -11,7 +11,8 @@ import numpy as np
 
 from shared.messages import Plan
 from shared.params import Floats, Params
-from shared.tasks import Data, Features, Outcome, Score, Split, Task
+from shared.tasks import Data, Features, Outcome, Score, Split, Task, dense
+from shared.tasks.dense import Stack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,12 +25,14 @@ def torch_task(
     labels: tuple[str, ...],
     divisor: float = 1.0,
     shape: tuple[int, ...] | None = None,
+    stack: Stack | None = None,
 ) -> Task:
     """A classifier trained with cross entropy by local SGD with momentum.
 
     `model()` makes a module from float32 (n, ...) to logits (n, len(labels)); every x is divided by
     `divisor` (255 for pixels) on its way in, so that data may be kept as uint8. `shape` is that of
-    one x, if it is no picture: nodes' own files are checked against it.
+    one x, if it is no picture: nodes' own files are checked against it. `stack` says that the model
+    is one of linear layers with ReLU, so that plans with `trainer = batched` need no torch.
 
     What travels is the module's `state_dict`, in its order: all parameters and all float buffers
     (the running statistics of batch norm are averaged like weights). Other buffers stay behind and
@@ -70,9 +73,9 @@ def torch_task(
         rngs: Sequence[np.random.Generator],
         stopped: Callable[[], bool],
     ) -> list[Outcome] | None:
-        from shared.tasks import batched
-
-        return batched.train(model, divisor, params, data, plan, rngs, stopped)
+        if stack is None:
+            raise TypeError("this model is no stack of linear layers")
+        return dense.train(stack, divisor, params, data, plan, rngs, stopped)
 
     return Task(
         name,
@@ -83,5 +86,5 @@ def torch_task(
         labels,
         predict,
         shape=shape,
-        train_together=train_together,
+        train_together=None if stack is None else train_together,
     )
