@@ -39,17 +39,16 @@ it, which could move the cursor or begin a line."""
 Quantity = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
-Bytes = Annotated[bytes, Field(strict=True)]
 
 
-def _is_body(value: object) -> object:
+def _are_bytes(value: object) -> object:
     if not isinstance(value, bytes | memoryview):
         raise ValueError("Input should be a valid bytes")  # noqa: TRY004 - pydantic's own kind
     return value
 
 
-Body = Annotated[bytes | memoryview, functional_validators.PlainValidator(_is_body)]
-"""Bytes that are a view of the message they came in when there are many."""
+Bytes = Annotated[bytes | memoryview, functional_validators.PlainValidator(_are_bytes)]
+"""A view of the message that they came in when there are many."""
 MAX_NODES = 10_000
 """Nodes that one federation may name; no array or map on the wire has more entries."""
 MARK_BYTES = 4
@@ -131,7 +130,7 @@ class Chunk:
     index: Count
     count: Annotated[int, Field(strict=True, gt=0, le=MAX_CHUNKS)]
     digest: Digest
-    data: Body
+    data: Bytes
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -196,7 +195,7 @@ class Offer:
         Field(max_length=32),
     ]
     """What the node measured: train_loss, train_s, bytes_down, ..."""
-    body: Body | None
+    body: Bytes | None
     """The update itself when it is small enough to ride along."""
 
 
