@@ -87,6 +87,7 @@ SHELLS = {
     "shared.inbox",
     "shared.notify",
     "shared.session",
+    "shared.line",
     "shared.transport",
     "shared.waiter",
 }

@@ -205,7 +205,7 @@ def test_it_needs_no_torch() -> None:
         "('e', (10, 200)), ('f', (10,))));"
         "base = Params(spec, np.zeros(spec.size, np.float32));"
         "data = Data(np.zeros((9, 28, 28), np.uint8), np.zeros(9, np.int64));"
-        "plan = Plan('any', 0, 1, 4, 0.1, 0.9, 'none', (), 60.0);"
+        "plan = Plan('any', 0, 1, 4, 0.1, 0.9, 'none', b'', 60.0);"
         "mnist.task.train_together(base, [data], plan, [np.random.default_rng(0)], lambda: False);"
         "sys.exit('torch' in sys.modules)"
     )
