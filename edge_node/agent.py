@@ -39,7 +39,7 @@ from edge_node.events import (
     TrainingFailed,
     Unsubscribe,
 )
-from edge_node.fetch import Fetch
+from edge_node.fetch import Fetch, Unpack, unpack
 from edge_node.namesake import Namesake
 from edge_node.upload import Chance, Upload
 from shared import chunks, codec, cohort, messages
@@ -83,12 +83,15 @@ compares the two. A node begins as idle, or as uploading when an update waits fr
 
 class Agent:
     """One node. `memory` is what it remembers over a crash, already with the number of this
-    boot.
+    boot. `unpack` makes parameters of a fetched body: nodes that share a process may share them.
     """
 
-    def __init__(self, config: Config, memory: Memory, rng: Chance) -> None:
+    def __init__(
+        self, config: Config, memory: Memory, rng: Chance, unpack: Unpack = unpack
+    ) -> None:
         self.memory = memory
         self._config = config
+        self._unpack = unpack
         self._topics = Topics(config.run)
         self._online = False
         self.connection = 0
@@ -249,7 +252,7 @@ class Agent:
             return self._ask_for_chunks(now)
         done = self._end_fetch()
         try:
-            self._held = fetch.manifest, fetch.params()
+            self._held = fetch.manifest, self._unpack(fetch.manifest, fetch.body())
         except PeerError as error:
             self._fetch_at = now + self._upload.jittered(FETCH_PAUSE_S)
             return [*done, Log(logging.WARNING, f"{error}, fetching it again")]

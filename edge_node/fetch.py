@@ -1,14 +1,17 @@
 """A model on its way in: which chunks are here, which are asked for. Pure."""
 
 import hashlib
+from collections.abc import Callable
 
 from edge_node.events import Effect, Subscribe, Unsubscribe
 from shared import chunks, codec
+from shared.compression import Body
 from shared.errors import PeerError
 from shared.messages import Chunk, Manifest, Model
 from shared.params import Params
 from shared.topics import Topics
 
+Unpack = Callable[[Manifest, Body], Params]
 FETCH_WINDOW = 16
 """Chunks asked for at a time: below the 20 messages in flight that brokers allow by default."""
 
@@ -61,18 +64,22 @@ class Fetch:
         """The session ended, and every subscription with it."""
         self._asked.clear()
 
-    def params(self) -> Params:
-        """The model; PeerError when it is not what the manifest says."""
-        manifest, body = self.manifest, self._assembly.body()
-        if hashlib.sha256(body).digest() != manifest.digest:
-            raise PeerError("the model does not match its digest")
-        params = codec.model_params(codec.decode(Model, body))
-        if params.digest != manifest.model:
-            raise PeerError("the model is not the one that the manifest names")
-        return params
+    def body(self) -> Body:
+        """All of it, once it is complete."""
+        return self._assembly.body()
 
     def _names(self, indices: list[int]) -> tuple[str, ...]:
         return tuple(self._topics.model_chunk(self.manifest.slot, index) for index in indices)
+
+
+def unpack(manifest: Manifest, body: Body) -> Params:
+    """The model in a body; PeerError when it is not what the manifest says."""
+    if hashlib.sha256(body).digest() != manifest.digest:
+        raise PeerError("the model does not match its digest")
+    params = codec.model_params(codec.decode(Model, body))
+    if params.digest != manifest.model:
+        raise PeerError("the model is not the one that the manifest names")
+    return params
 
 
 def _where(manifest: Manifest) -> tuple[bytes, int, int]:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from edge_node.agent import Agent, Event
 from edge_node.config import Config
 from edge_node.events import Memory, Train, Trained, TrainingFailed
+from edge_node.fetch import Unpack
 from edge_node.service import Shell
-from edge_node.upload import Chance
 from midge.swarm.profiles import ORDINARY, Behaviour
 from shared.errors import ConfigError
 from shared.events import LinkEvent, Refused, Tick
@@ -33,15 +33,15 @@ class Node:
         memory: Memory,
         keep: Callable[[Memory], None],
         teach: Callable[["Node", Train], None],
+        unpack: Unpack,
         behaviour: Behaviour = ORDINARY,
-        rng: Chance | None = None,
     ) -> None:
         self.name = config.name
         self.job: Train | None = None
         """What it trains at the moment."""
         self.session: Session | None = None
         """The connection that is open, whether it stands yet or not."""
-        self._agent = Agent(config, memory, rng or random.SystemRandom())
+        self._agent = Agent(config, memory, random.SystemRandom(), unpack)
         client_id = f"midge-{config.run}-node-{config.name}"
         self.line = Line(config.broker, client_id, self._agent.will, self._heard)
         self._shell = Shell(self._agent, self.line, self, keep, time.monotonic)

@@ -18,6 +18,7 @@ from edge_node.config import Config
 from edge_node.events import Memory
 from midge.swarm import limits, profiles
 from midge.swarm.crowd import Crowd
+from midge.swarm.models import Models
 from midge.swarm.node import Node
 from midge.swarm.settings import Part
 from midge.swarm.training import Trainer
@@ -62,11 +63,12 @@ def run(part: Part) -> None:
     profile = profiles.read(part.profile) if part.profile else None
     behaviours = profiles.deal(profile, part.nodes, part.seed)[part.first :]
     nodes: list[Node] = []
+    models = Models()
     crowd = Crowd(nodes, lambda: _tell(part, nodes))
     trainer = Trainer(task, dealt, crowd.deliver)
     for config, behaviour in zip(configs, behaviours, strict=False):
         memory, keep = _memory(part, config)
-        nodes.append(Node(config, memory, keep, trainer.start, behaviour))
+        nodes.append(Node(config, memory, keep, trainer.start, models.unpack, behaviour))
     signal.signal(signal.SIGTERM, lambda *_: crowd.end())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the command that started us
     try:
