@@ -82,13 +82,13 @@ def fold(into: Sum, delta: Opened, weight: int, full_weight: int) -> None:
     So a stale update makes the step smaller, as in FedBuff (Nguyen et al. 2022): w <- w + sum of
     s(tau) * samples * delta / sum of samples.
     """
-    step = np.float64(math.ldexp(1.0, into.bits))
-    grids, addends = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
+    step = np.float32(math.ldexp(1.0, into.bits))  # a power of two: float32 scales without loss
+    addends = np.empty(min(_BLOCK, into.total.size), np.int64)
     for block, values in blocks(delta, into.total.size):
-        grid, addend = grids[: values.size], addends[: values.size]
-        np.multiply(values, step, out=grid)
-        np.rint(grid, out=grid)
-        np.copyto(addend, grid, casting="unsafe")
+        addend = addends[: values.size]
+        np.multiply(values, step, out=values)
+        np.rint(values, out=values)
+        np.copyto(addend, values, casting="unsafe")
         addend *= weight
         into.total[block] += addend
     into.weight += full_weight

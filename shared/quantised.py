@@ -73,11 +73,10 @@ class Quantised:
             self._within_a_block(start, out[:head])
             if whole:
                 first = (start + head) // BLOCK
-                np.multiply(
-                    self.numbers[start + head : start + head + whole].reshape(-1, BLOCK),
-                    self.steps[first : first + whole // BLOCK, np.newaxis],
-                    out=out[head : head + whole].reshape(-1, BLOCK),
-                )
+                values = out[head : head + whole]
+                values[:] = self.numbers[start + head : start + head + whole]
+                by_step = values.reshape(-1, BLOCK)
+                by_step *= self.steps[first : first + whole // BLOCK, np.newaxis]
             self._within_a_block(start + head + whole, out[head + whole :])
 
     def _within_a_block(self, start: int, out: Floats) -> None:
