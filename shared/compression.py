@@ -73,7 +73,7 @@ def _cast(dtype: str) -> Compression:
 
     def compress(flat: Floats, _: "np.random.Generator | None") -> bytes:
         with np.errstate(over="ignore"):
-            return flat.astype(dtype).tobytes()
+            return flat.astype(dtype, copy=False).tobytes()
 
     def open_(body: Body, parameters: int) -> Opened:
         check_bytes(body, parameters * width)
