@@ -2,7 +2,9 @@
 Pure.
 
 Bounded in bytes: an offer beyond `uploads_bytes` waits until others have finished, so a fleet that
-answers at once does not need a fleet's worth of memory. Bounded in time: a transfer that brings
+answers at once does not need a fleet's worth of memory. Nodes near by send faster than we can take
+in, so of those that were asked just now only a few may send; slow ones, whose bytes trickle in, do
+not hold up the others. Bounded in time: a transfer that brings
 nothing new for `upload_idle_s` is forgotten. Chunks are asked for a few at a time, so a node that
 turns out late has not sent everything for nothing. An event costs the same however many nodes send
 or wait.
@@ -18,6 +20,11 @@ from shared.messages import Chunk, Offer
 
 ASKED_BYTES = 2 * 2**20
 """What is asked for at a time; the next chunks are when these are here."""
+
+BRISK_BYTES = 4 * 2**20
+"""Of bodies that may be on their way at once within BRISK_S of being asked for; at least one is."""
+BRISK_S = 0.1
+"""After so long a body's link is slower than we are: it keeps nobody waiting any more."""
 
 
 @dataclass(slots=True)
@@ -49,6 +56,9 @@ class Uploads:
         """Those that will be forgotten first come first."""
         self._bytes = 0
         """Of all these bodies."""
+        self._brisk: OrderedDict[str, float] = OrderedDict()
+        """Who was asked just now, and until when that holds; oldest first."""
+        self._brisk_bytes = 0
         self._waiting: OrderedDict[str, Offer] = OrderedDict()
         self._parked: dict[str, Offer] = {}
         """Who waits for the next version."""
@@ -60,6 +70,7 @@ class Uploads:
             upload.offer = offer
             return upload.ask()
         self.drop(node)
+        self._age(now)
         if not self._fits(offer):
             self._waiting[node] = offer
             return []
@@ -67,6 +78,8 @@ class Uploads:
         upload = Upload(offer, assembly, now + self._limits.upload_idle_s, set())
         self._uploads[node] = upload
         self._bytes += offer.size
+        self._brisk[node] = now + BRISK_S
+        self._brisk_bytes += offer.size
         return upload.ask()
 
     def add(self, node: str, chunk: Chunk, now: float) -> Upload | None:
@@ -101,6 +114,7 @@ class Uploads:
 
     def drop(self, node: str) -> None:
         """Forget what a node was sending or waits to send."""
+        self._slow_down(node)
         upload = self._uploads.pop(node, None)
         if upload is not None:
             self._bytes -= upload.offer.size
@@ -108,15 +122,19 @@ class Uploads:
         self._parked.pop(node, None)
 
     def expire(self, now: float) -> bool:
-        """Forget what brought nothing new for too long; whether there was any."""
+        """Forget what brought nothing new for too long; whether there may be room now for somebody
+        who waits.
+        """
         before = len(self._uploads)
-        while (end := self.next_deadline()) is not None and end <= now:
+        while (idle_at := self._idle_at()) is not None and idle_at <= now:
             self.drop(next(iter(self._uploads)))
-        return len(self._uploads) < before
+        aged = self._age(now) and bool(self._waiting)
+        return aged or len(self._uploads) < before
 
     def next_deadline(self) -> float | None:
-        """When the next transfer is forgotten."""
-        return next((upload.idle_at for upload in self._uploads.values()), None)
+        """When the next transfer is forgotten, or those who wait may have their turn."""
+        brisk_until = next(iter(self._brisk.values()), None) if self._waiting else None
+        return min((at for at in (self._idle_at(), brisk_until) if at is not None), default=None)
 
     def in_transfer(self, beside: str) -> tuple[int, int]:
         """How many bodies are on their way, and their bytes, but for one node's."""
@@ -144,7 +162,24 @@ class Uploads:
             yield node, offer
 
     def _fits(self, offer: Offer) -> bool:
-        return not self._uploads or self._bytes + offer.size <= self._limits.uploads_bytes
+        if not self._uploads:
+            return True
+        brisk = self._brisk and self._brisk_bytes + offer.size > BRISK_BYTES
+        return not brisk and self._bytes + offer.size <= self._limits.uploads_bytes
+
+    def _idle_at(self) -> float | None:
+        return next((upload.idle_at for upload in self._uploads.values()), None)
+
+    def _age(self, now: float) -> bool:
+        """Whether there is somebody who was asked just now, and is no longer."""
+        before = len(self._brisk)
+        while self._brisk and next(iter(self._brisk.values())) <= now:
+            self._slow_down(next(iter(self._brisk)))
+        return len(self._brisk) < before
+
+    def _slow_down(self, node: str) -> None:
+        if self._brisk.pop(node, None) is not None:
+            self._brisk_bytes -= self._uploads[node].offer.size
 
     @staticmethod
     def _goes_on(upload: Upload, offer: Offer) -> bool:

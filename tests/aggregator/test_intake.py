@@ -14,6 +14,7 @@ from aggregator.config import Config, Limits, Rounds, Staleness
 from aggregator.events import Kept
 from aggregator.intake import Answer, Intake, Reply
 from aggregator.release import Release
+from aggregator.uploads import BRISK_S
 from shared import chunks
 from shared.errors import PeerError
 from shared.messages import Chunk, Offer, Receipt, Verdict
@@ -501,11 +502,13 @@ def test_a_transfer_that_stands_still_gives_its_turn_away(intake: Intake, update
     offer, body = update()
     for node in ("ann", "bob", "cid"):
         offered(intake, node, offer)
+    assert intake.next_deadline() == BRISK_S
+    assert told(intake, intake.expire(BRISK_S)) == []
     assert intake.next_deadline() == 300.0
     assert came(intake, "bob", parts(offer, body)[0], now=100.0) == []
     assert told(intake, intake.expire(299.0)) == []
     assert told(intake, intake.expire(300.0)) == [want("cid", b"\x07")]
-    assert intake.next_deadline() == 400.0
+    assert intake.next_deadline() == 400.0  # of bob, who is not waited for
     assert came(intake, "ann", parts(offer, body)[0], now=300.0) == []
     assert offered(intake, "ann", offer, now=300.0) == []  # it waits now, as the third
     assert send(intake, "cid", offer, body) == [stored("cid"), want("ann", b"\x07")]

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.config import Limits
-from aggregator.uploads import ASKED_BYTES, Uploads
+from aggregator.uploads import ASKED_BYTES, BRISK_BYTES, BRISK_S, Uploads
 from shared import chunks
 from shared.errors import PeerError
 from shared.messages import Chunk, Offer
@@ -44,6 +45,14 @@ def always(_: str, __: Offer) -> bool:
 
 def a_chunk(index: int, offer: Offer = OFFER) -> Chunk:
     return chunks.cut(BODY, offer.digest, offer.counter, index, offer.chunk_bytes)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def slow_links() -> Iterator[None]:
+    """Nobody keeps others waiting by being quick, but where a test is about that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aggregator.uploads.BRISK_BYTES", 100 * len(BODY))
+        yield
 
 
 @pytest.fixture
@@ -243,12 +252,54 @@ def test_what_is_kept_is_what_a_look_at_every_transfer_gives(
                 uploads.wait(node, OFFER)
         before = dict(uploads._uploads)
         over = {name for name, upload in before.items() if upload.idle_at <= now}
-        assert uploads.expire(now) == bool(over)
+        assert uploads.expire(now) >= bool(over)
         assert uploads._uploads.keys() == before.keys() - over
         ends = [upload.idle_at for upload in uploads._uploads.values()]
+        if uploads._waiting:
+            ends += uploads._brisk.values()
         assert uploads.next_deadline() == min(ends, default=None)
+        assert all(now < until <= now + BRISK_S for until in uploads._brisk.values())
+        brisk = [uploads._uploads[name].offer.size for name in uploads._brisk]
+        assert uploads._brisk_bytes == sum(brisk)
         sizes = [upload.offer.size for upload in uploads._uploads.values()]
         assert uploads.in_transfer(beside="nobody") == (len(sizes), sum(sizes))
+
+
+# In haste
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> Uploads:
+    monkeypatch.setattr("aggregator.uploads.BRISK_BYTES", BRISK_BYTES)
+    return Uploads(Limits())
+
+
+QUARTER_OFFER = an_offer(body=bytes(BRISK_BYTES // 4))
+
+
+def test_of_those_asked_just_now_only_a_few_may_send(brisk: Uploads) -> None:
+    for node in ("a", "b", "c", "d"):
+        assert brisk.ask(node, QUARTER_OFFER, 1.0)
+    assert brisk.ask("e", QUARTER_OFFER, 1.0) == []
+    assert list(brisk.turns(always)) == []
+    brisk.drop("b")
+    assert [node for node, _ in brisk.turns(always)] == ["e"]
+
+
+def test_a_slow_link_keeps_nobody_waiting(brisk: Uploads) -> None:
+    for node in ("a", "b", "c", "d", "e"):
+        brisk.ask(node, QUARTER_OFFER, 1.0)
+    assert brisk.next_deadline() == 1.0 + BRISK_S
+    assert not brisk.expire(1.0 + BRISK_S / 2)
+    assert brisk.expire(1.0 + BRISK_S)
+    assert [node for node, _ in brisk.turns(always)] == ["e"]
+
+
+def test_one_body_is_asked_for_however_large_it_is(brisk: Uploads) -> None:
+    large = an_offer(body=bytes(BRISK_BYTES + 1))
+    assert brisk.ask("a", large, 1.0)
+    assert brisk.ask("b", large, 1.0) == []
+    assert brisk.ask("b", large, 1.0 + BRISK_S)
 
 
 # In time
