@@ -13,7 +13,7 @@ import numpy as np
 from aggregator.events import Checkpoint
 from shared import codec, disk
 from shared.errors import PeerError
-from shared.messages import Verdict
+from shared.messages import Bytes, Verdict
 from shared.params import Floats, Params, Spec
 
 
@@ -32,7 +32,7 @@ class _Stored:
     entitled: tuple[str, ...]
     version: int
     tensors: tuple[tuple[str, tuple[int, ...]], ...]
-    data: bytes
+    data: Bytes
     optimizer: Mapping[str, bytes]
     settled: Mapping[str, Verdict]
     ledger: bytes
@@ -61,7 +61,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int, *, keep_first: bool
         entitled=checkpoint.entitled,
         version=checkpoint.version,
         tensors=params.spec.tensors,
-        data=params.flat.astype("<f4", copy=False).tobytes(),
+        data=params.flat.astype("<f4", copy=False).data.cast("B"),
         optimizer={
             name: array.astype("<f8", copy=False).tobytes()
             for name, array in checkpoint.optimizer.items()

@@ -94,11 +94,14 @@ def fold(into: Sum, delta: Opened, weight: int, full_weight: int) -> None:
     into.weight += full_weight
 
 
-def mean(of: Sum) -> npt.NDArray[np.float64]:
-    """The weighted mean, shape (parameters,): exact up to two float64 roundings, of the sum and of
-    the quotient.
+ALL = slice(None)
+
+
+def mean(of: Sum, part: slice = ALL) -> npt.NDArray[np.float64]:
+    """The weighted mean of a part of the parameters, shape (parameters in it,): exact up to two
+    float64 roundings, of the sum and of the quotient.
     """
-    return of.total.astype(np.float64) / (of.weight * math.ldexp(1.0, of.bits))
+    return of.total[part].astype(np.float64) / (of.weight * math.ldexp(1.0, of.bits))
 
 
 def mix(into: Mix, base: Floats, delta: Opened, rate: float) -> None:

@@ -2,7 +2,7 @@
 fold with the same functions and take the same step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from aggregator.rules import Mix, Sum
 from shared.compression import Opened
 from shared.messages import Offer
 from shared.params import Floats, Params
+
+_BLOCK = 32_768
+"""Parameters at a time; a multiple of the 256 that share a step on the way down."""
 
 
 def empty(params: Params, config: Config) -> Sum | Mix:
@@ -61,15 +64,29 @@ def step(
     if isinstance(combined, Mix):
         flat, state = rounding.rounded(combined.model, state, state, down)
         return Params(params.spec, flat), state
-    return move(params, rules.mean(combined), server, state, down)
+    return move(params, lambda block: rules.mean(combined, block), server, state, down)
 
 
 def move(
-    params: Params, direction: Doubles, server: Optimizer, state: State, down: str = "none"
+    params: Params,
+    direction: Callable[[slice], Doubles],
+    server: Optimizer,
+    state: State,
+    down: str = "none",
 ) -> tuple[Params, State]:
-    """The server's step along what the updates agree on."""
-    after, moved = server.apply(state, direction)
-    flat, after = rounding.rounded(params.flat.astype(np.float64) + moved, state, after, down)
+    """The server's step along what the updates agree on, which `direction` gives for a part of the
+    parameters: block by block, so that it needs no room for float64 of the model's size.
+    """
+    flat = np.empty_like(params.flat)
+    after: dict[str, Doubles] = {}
+    for start in range(0, flat.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        before = {name: array[block] for name, array in state.items()}
+        part, moved = server.apply(before, direction(block))
+        exact = params.flat[block].astype(np.float64) + moved
+        flat[block], part = rounding.rounded(exact, before, part, down)
+        for name, values in part.items():
+            after.setdefault(name, np.empty(flat.size))[block] = values
     return Params(params.spec, flat), after
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shared.messages import Plan
+from shared.messages import Bytes, Plan
 from shared.params import Params
 
 # Events; those of the link are in shared.events
@@ -108,7 +108,7 @@ class Entry:
     samples: int
     metrics: Mapping[str, float]
     compression: str
-    body: bytes
+    body: Bytes
     digest: bytes
 
 

@@ -30,7 +30,7 @@ _STREAM = 1
 
 def pack(
     delta: Params, plan: Plan, node: str, number: int, memory: Memory
-) -> tuple[bytes, Rest | None]:
+) -> tuple[bytes | memoryview, Rest | None]:
     """The body of the update of round `number`, and the rest after it; the same bits for the same
     arguments. `delta` is finite.
     """

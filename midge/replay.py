@@ -197,7 +197,9 @@ class _Chain:
         down = self._config.training.compression_down
         if isinstance(self._into, _Gathered):
             median = self._into.median()
-            self.params, self._state = step.move(self.params, median, server, state, down)
+            self.params, self._state = step.move(
+                self.params, median.__getitem__, server, state, down
+            )
         else:
             self.params, self._state = step.step(self.params, self._into, server, state, down)
         self._version += 1

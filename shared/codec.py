@@ -31,14 +31,25 @@ _BODIES = (Chunk, Offer)
 """Their last field may be large: then it becomes a view of the payload, not a copy."""
 _SMALL_BYTES = 64 * 1024
 """A payload of so much is copied; the fields before a body are shorter."""
-_BIN_32 = struct.Struct(">BI")
-"""What msgpack has before a long byte string: 0xC6 and the length."""
+_BIN_32, _BIN_32_MARK = struct.Struct(">BI"), 0xC6
+"""What msgpack has before a long byte string: the mark and the length."""
 
 
 def encode(message: object) -> bytes:
-    """One wire message as msgpack."""
-    packed: bytes = msgpack.packb({"protocol": PROTOCOL, **_plain(message)}, use_bin_type=True)
-    return packed
+    """One wire message as msgpack. What is large at the top level is copied once."""
+    fields = {"protocol": PROTOCOL, **_plain(message)}
+    parts: list[Body] = []
+    packer = msgpack.Packer(use_bin_type=True, autoreset=False)
+    packer.pack_map_header(len(fields))
+    for name, value in fields.items():
+        packer.pack(name)
+        if isinstance(value, bytes | memoryview) and len(value) > _SMALL_BYTES:
+            # In the packer it would be copied each time that its buffer grows.
+            parts += [packer.bytes(), _BIN_32.pack(_BIN_32_MARK, len(value)), value]
+            packer.reset()
+        else:
+            packer.pack(value)
+    return b"".join([*parts, packer.bytes()])
 
 
 def decode(kind: type[T], payload: Body) -> T:
@@ -84,7 +95,7 @@ def _with_view(payload: Body, limits: dict[str, Any]) -> dict[str, Any] | None:
             plain[key] = unpacker.unpack()
     start = unpacker.tell() + _BIN_32.size
     data = memoryview(payload)[start:]
-    if payload[start - _BIN_32.size : start] != _BIN_32.pack(0xC6, len(data)):
+    if payload[start - _BIN_32.size : start] != _BIN_32.pack(_BIN_32_MARK, len(data)):
         return None
     return {**plain, key: data.toreadonly()}
 

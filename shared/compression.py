@@ -39,9 +39,10 @@ class Opened(Protocol):
 class Compression:
     """One way to pack parameters."""
 
-    compress: "Callable[[Floats, np.random.Generator | None], bytes]"
+    compress: "Callable[[Floats, np.random.Generator | None], bytes | memoryview]"
     """Packs finite values, shape (parameters,). The generator draws what is rounded at random;
-    without one everything goes to the nearest, and what went there before stays as it is."""
+    without one everything goes to the nearest, and what went there before stays as it is. May be a
+    view of the values, which must not change then."""
     open: Callable[[Body, int], Opened]
     """Opens the body of that many parameters; PeerError when it is none. Allocates in proportion to
     the body."""
@@ -71,9 +72,9 @@ def _cast(dtype: str) -> Compression:
     """Values beyond the range of float16 saturate to infinity."""
     width = np.dtype(dtype).itemsize
 
-    def compress(flat: Floats, _: "np.random.Generator | None") -> bytes:
+    def compress(flat: Floats, _: "np.random.Generator | None") -> memoryview:
         with np.errstate(over="ignore"):
-            return flat.astype(dtype, copy=False).tobytes()
+            return flat.astype(dtype, copy=False).data.cast("B")
 
     def open_(body: Body, parameters: int) -> Opened:
         check_bytes(body, parameters * width)
@@ -162,7 +163,7 @@ def _top(share: float, packing: Compression) -> Compression:
 
     def compress(flat: Floats, rng: "np.random.Generator | None") -> bytes:
         chosen = _largest(flat, count(flat.size))
-        return packing.compress(flat[chosen], rng) + positions.encode(chosen, flat.size)
+        return b"".join((packing.compress(flat[chosen], rng), positions.encode(chosen, flat.size)))
 
     def open_(body: Body, parameters: int) -> Opened:
         kept = count(parameters)

@@ -54,6 +54,6 @@ def update(released: Release) -> Callable[..., tuple[Offer, bytes]]:
             metrics={"train_loss": 0.5},
             body=None,
         )
-        return replace(offer, **changes), body
+        return replace(offer, **changes), bytes(body)
 
     return make

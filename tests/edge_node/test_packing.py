@@ -48,7 +48,7 @@ def entry(body: bytes, name: str) -> Entry:
 
 def pack(
     delta: object, name: str, memory: Memory = MEMORY, node: str = "ann", number: int = 1
-) -> tuple[bytes, Rest | None]:
+) -> tuple[bytes | memoryview, Rest | None]:
     return packing.pack(params(delta), plan(name), node, number, memory)
 
 
