@@ -48,8 +48,9 @@ def entry(body: bytes, name: str) -> Entry:
 
 def pack(
     delta: object, name: str, memory: Memory = MEMORY, node: str = "ann", number: int = 1
-) -> tuple[bytes | memoryview, Rest | None]:
-    return packing.pack(params(delta), plan(name), node, number, memory)
+) -> tuple[bytes, Rest | None]:
+    body, rest = packing.pack(params(delta), plan(name), node, number, memory)
+    return bytes(body), rest
 
 
 @given(st.lists(VALUES, min_size=1, max_size=6), st.sampled_from(SPARSE))
