@@ -176,6 +176,13 @@ class Intake:
             return list(self.in_hand.values())
         return [one for _, one in sorted(self.in_hand.items())]
 
+    def take_sum(self) -> rules.Sum | rules.Mix:
+        """What the next version is made of. It is given away: kept until `renew`, it would lie
+        beside the version in memory.
+        """
+        taken, self.sum = self.sum, rules.empty_sum(0, 0)
+        return taken
+
     def count(self, version: int) -> dict[str, Verdict]:
         """Settle all that is in hand as counted in a version; gives the verdicts by node."""
         verdicts = {

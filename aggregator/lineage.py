@@ -29,7 +29,7 @@ class Lineage:
         version = self.release.version + 1
         params, self.optimizer_state = step.step(
             self.release.params,
-            intake.sum,
+            intake.take_sum(),
             self._optimizer,
             self.optimizer_state,
             self._packing,

@@ -36,6 +36,7 @@ from shared.inbox import Inbox
 from shared.link import Link
 from shared.notify import Supervisor
 from shared.params import Params
+from shared.tasks import Task
 from shared.topics import Topics
 from shared.transport import Transport
 
@@ -147,10 +148,7 @@ def run(config: Config, supervisor: Supervisor) -> None:
     with disk.needs_room(config.state_dir), disk.hold(config.state_dir):
         task = tasks.find(config.task)
         journal = Journal(config.state_dir / JOURNAL)
-        checkpoint = begin(config, journal, lambda: task.initial(config.seed))
-        _check_room(config, checkpoint.params.spec.size)
-        models = checkpoints.models(config.state_dir, checkpoint.bases)
-        coordinator = Coordinator(config, checkpoint, time.monotonic(), models)
+        coordinator = _machine(config, journal, task)
         inbox: Inbox[Event] = Inbox(config.limits.inbox_bytes)
         asked_to_stop: list[int] = []
 
@@ -172,7 +170,7 @@ def run(config: Config, supervisor: Supervisor) -> None:
             config.broker, f"midge-{config.run}-aggregator", coordinator.voice.will, inbox.put
         )
         scorer = Evaluator(task, lambda: global_test(task, config), inbox.put)
-        with closing(Storage(config, checkpoint.owner, journal, time.time)) as storage:
+        with closing(Storage(config, coordinator.voice.owner, journal, time.time)) as storage:
             shell = Shell(coordinator, link, scorer, storage, time.monotonic, pause)
             shell.recover()
             link.open()
@@ -184,6 +182,16 @@ def run(config: Config, supervisor: Supervisor) -> None:
                 scorer.close()
     if shell.stopped is not None and shell.stopped.failure:
         raise ConfigError(shell.stopped.failure)
+
+
+def _machine(config: Config, journal: Journal, task: Task) -> Coordinator:
+    """The machine, going on from the newest checkpoint. Nobody else keeps the models that are in
+    there: they are let go when newer versions are out.
+    """
+    checkpoint = begin(config, journal, lambda: task.initial(config.seed))
+    _check_room(config, checkpoint.params.spec.size)
+    models = checkpoints.models(config.state_dir, checkpoint.bases)
+    return Coordinator(config, checkpoint, time.monotonic(), models)
 
 
 def _check_room(config: Config, parameters: int) -> None:

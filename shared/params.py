@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+_BLOCK = 32_768
+"""Parameters at a time, so that what a step needs stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,9 @@ def scale(a: Params, factor: float) -> Params:
 
 def norm(a: Params) -> float:
     """Euclidean norm over all parameters, computed in float64; the same bits on any machine."""
-    squares = np.square(a.flat, dtype=np.float64)
-    return math.sqrt(float(squares.sum()))  # no dot product: that one splits up among threads
+    blocks = (a.flat[start : start + _BLOCK] for start in range(0, a.flat.size, _BLOCK))
+    # No dot product: that one splits up among threads.
+    return math.sqrt(math.fsum(float(np.square(x, dtype=np.float64).sum()) for x in blocks))
 
 
 def _same_spec(a: Params, b: Params) -> Spec:
