@@ -29,7 +29,7 @@ from aggregator.events import (
 )
 from aggregator.journal import JOURNAL, Journal, read, shorten
 from aggregator.storage import Storage
-from shared import codec, compression, disk, tasks
+from shared import codec, compression, disk, heap, tasks
 from shared.errors import ConfigError
 from shared.events import Connected, Disconnected, Stopping, Tick
 from shared.inbox import Inbox
@@ -145,6 +145,7 @@ def run(config: Config, supervisor: Supervisor) -> None:
     """Run the aggregator until its run is over or SIGTERM or Ctrl-C ends it. ConfigError when it
     cannot go on.
     """
+    heap.give_back()
     with disk.needs_room(config.state_dir), disk.hold(config.state_dir):
         task = tasks.find(config.task)
         journal = Journal(config.state_dir / JOURNAL)

@@ -5,12 +5,11 @@ an update, durability as it is by default; the aggregator's peak (VmHWM) when 20
 20,000 updates are counted, and its PSS. The limit is 1 kB an update, from the first to the last.
 
 *Model.* Real nodes with models of 0.2, 2 and 20 million parameters; the aggregator's peak above
-what it takes with a model of a single parameter, while it waits, over the model's bytes.
+what the same rounds take with a model of a single parameter, over the model's bytes.
 
 `python -m benchmarks.performance --rows d`
 """
 
-import time
 from statistics import median
 
 from aggregator.config import Rounds
@@ -25,8 +24,6 @@ SIZES = ((200_000, 10), (2_000_000, 10), (20_000_000, 4))
 """Parameters of the model, and nodes."""
 ROUNDS = 5
 WARM_UP = 1
-WAITING_S = 3.0
-"""Nothing tells that a process has become quiet."""
 LIMIT_BYTES = 1000.0
 """That one more update may cost."""
 TIMES_THE_MODEL = 6.0
@@ -84,19 +81,12 @@ def _by_updates(moments: tuple[int, ...]) -> list[Row]:
 
 
 def _by_size(sizes: tuple[tuple[int, int], ...]) -> list[Row]:
-    idle = _idle_bytes()
+    idle, _, _ = _rounds(1, sizes[0][1])
     return [_sized(parameters, nodes, idle) for parameters, nodes in sizes]
 
 
-def _idle_bytes() -> float:
-    """The peak of an aggregator that waits for nodes, with next to no model."""
-    with federation() as ours:
-        ours.aggregator(task="null:1", rounds=Rounds(rounds=1))
-        time.sleep(WAITING_S)
-        return kernel.peak_bytes(ours.processes.pid("aggregator"))
-
-
-def _sized(parameters: int, nodes: int, idle: float) -> Row:
+def _rounds(parameters: int, nodes: int) -> tuple[float, float, float]:
+    """The aggregator's peak, seconds a round, bytes through the broker a round."""
     task, seconds, peak, moved = f"null:{parameters}", [], 0.0, 0.0
     with federation() as ours:
         ours.aggregator(task=task, rounds=Rounds(rounds=ROUNDS + WARM_UP + 1, min_nodes=nodes))
@@ -109,9 +99,12 @@ def _sized(parameters: int, nodes: int, idle: float) -> Row:
             moved = sum(_moved(ours)) - before
             if version["version"] == ROUNDS + WARM_UP:
                 break  # one before the last: nobody has ended yet
+    return peak, median(seconds[WARM_UP:]), moved / len(seconds)
+
+
+def _sized(parameters: int, nodes: int, idle: float) -> Row:
+    peak, took, per_round = _rounds(parameters, nodes)
     above, model = peak - idle, 4.0 * parameters
-    per_round = moved / len(seconds)
-    took = median(seconds[WARM_UP:])
     return Row(
         "d",
         f"aggregator, peak above idle, model of {parameters / 1e6:g} M parameters, {nodes} nodes",
@@ -120,8 +113,8 @@ def _sized(parameters: int, nodes: int, idle: float) -> Row:
         against=f"the model's {model / 1e6:g} MB",
         ratio=above / model,
         aim=Aim("at most", TIMES_THE_MODEL),
-        note=f"idle {idle / 1e6:.0f} MB; a round {took:.2f} s, {per_round / 1e6:,.0f} MB through "
-        "the broker",
+        note=f"{idle / 1e6:.0f} MB without a model; a round {took:.2f} s, "
+        f"{per_round / 1e6:,.0f} MB through the broker",
         point={
             "parameters": parameters,
             "nodes": nodes,

@@ -94,7 +94,7 @@ class Probe:
             if not isinstance(event, Received):
                 raise _ended(event)
             self.heard.append(event)
-            if event.topic == topic and payload in {None, event.payload}:
+            if event.topic == topic and (payload is None or event.payload == payload):
                 return True
         return False
 

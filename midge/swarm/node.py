@@ -226,7 +226,8 @@ class Node:
         if self._ending or self._shell.stopped is not None:
             return
         pause_s = self.line.after(session)
-        self._connect_at = now + max(pause_s, self._away_s)
+        # Who left by itself comes back when it is time, not when the broker has had its rest.
+        self._connect_at = now + (self._away_s or pause_s)
         self._away_s = 0.0
 
     def _plan_leave(self, now: float) -> None:
@@ -234,14 +235,14 @@ class Node:
         how = self._behaviour
         if how.drop_every_s is not None:
             self._leave_at = now + self._chance.expovariate(1 / how.drop_every_s)
-            self._away_s = how.away_s
         elif how.awake_s is not None:
             self._leave_at = now + how.awake_s
-            self._away_s = how.asleep_s
 
     def _leave(self) -> None:
         self._leave_at = None
         if self.session is not None:
+            how = self._behaviour
+            self._away_s = how.away_s if how.drop_every_s is not None else how.asleep_s
             self.session.end("away for a while")
 
     def _heard(self, event: LinkEvent) -> None:

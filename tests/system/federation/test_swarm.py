@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +82,10 @@ def test_nodes_whose_links_break_come_back(fleet: "Fleet") -> None:
         "[[group]]\nshare = 0.5\ndrop_every_s = 0.3\naway_s = 0.1\n"
         "[[group]]\nshare = 0.5\nawake_s = 0.5\nasleep_s = 0.2\n"
     )
-    of(fleet, "null:5000", 6, 20)
+    of(fleet, "null:5000", 3, 20)
     process = swarm(fleet, 6, "--profile", "links.toml")
     assert process.wait() == 0, process.text()
-    last = fleet.entry("version", version=20)
-    assert last["version"] == 20
-    gone = [entry for entry in fleet.journal() if entry["event"] in {"node_gone", "version"}]
-    assert gone
+    assert set(fleet.counted()) == set(range(1, 21))
     births = [fleet.node_state(f"node-{number:02}").connection for number in range(1, 7)]
     assert max(births) > 1
 
@@ -202,7 +200,7 @@ def test_bad_input_is_one_line(place: "Workplace", arguments: tuple[str, ...], w
 
 def test_too_few_descriptors_are_told_before_the_start(place: "Workplace") -> None:
     process = place.start(
-        ["bash", "-c", "ulimit -n 100; midge swarm --nodes 50 --task null --processes 1"],
+        ["bash", "-c", f"ulimit -n 100; {sys.executable} -m midge swarm --nodes 50 --processes 1"],
     )
     assert process.wait() == 1
     assert "36 nodes fit" in process.text()
