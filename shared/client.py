@@ -20,6 +20,7 @@ from paho.mqtt.enums import (
     MQTTErrorCode,
     MQTTProtocolVersion,
 )
+from paho.mqtt.exception import MalformedPacket
 
 from shared.errors import ConfigError
 from shared.events import Payload
@@ -70,7 +71,8 @@ class LeanClient(Client):
             code = self._read()
         except _NOTHING_YET:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
-        except MalformedError:
+        except (MalformedError, MalformedPacket) as error:
+            self._easy_log(LogLevel.MQTT_LOG_ERR, "the broker broke the protocol: %s", error)
             code = MQTTErrorCode.MQTT_ERR_PROTOCOL
         except OSError as error:
             self._easy_log(LogLevel.MQTT_LOG_ERR, "failed to receive on socket: %s", error)
