@@ -71,7 +71,7 @@ bench-demo: venv broker ## measure the first demo, one result over two roads, si
 PEERS := $(foreach peer,pfl flwr,runs/peers/$(peer)/.installed)
 
 bench-peers: venv broker $(PEERS) ## install pfl and Flower, 2.5 GB, and measure a round beside theirs: 15 minutes
-	$(VENV)/bin/python -m benchmarks.federation_round
+	$(VENV)/bin/python -m benchmarks.performance --rows e
 
 runs/peers/%/.installed: benchmarks/peers/%.txt
 	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)

@@ -10,9 +10,9 @@ from shared.errors import ConfigError
 _OTHER_FILES = 64
 """Descriptors of a worker beside its nodes' sockets."""
 NODE_BYTES = 150_000
-"""What a connected node takes beside models; `python -m benchmarks.scale` measures it."""
+"""What a connected node takes beside models; row f of docs/performance.md measures it."""
 MODELS = 3
-"""Of the model's size a node holds at most: the base, its update, a packet on its way."""
+"""Of the model's size a node holds at most: its update, and packets on their way in and out."""
 _PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
