@@ -61,7 +61,7 @@ def save(directory: Path, checkpoint: Checkpoint, keep: int, *, keep_first: bool
         entitled=checkpoint.entitled,
         version=checkpoint.version,
         tensors=params.spec.tensors,
-        data=params.flat.astype("<f4", copy=False).data.cast("B"),
+        data=params.flat.astype("<f4", copy=False).view(np.uint8).data,
         optimizer={
             name: array.astype("<f8", copy=False).tobytes()
             for name, array in checkpoint.optimizer.items()

@@ -93,7 +93,7 @@ class Intake:
             case admission.Rejected(reason):
                 return [self._refuse(node, offer, reason)]
             case admission.Later():
-                self._uploads.park(node, offer)
+                self._uploads.park(node, replace(offer, body=None))
                 return []
             case admission.Welcome():
                 return self._welcome(node, offer, now)

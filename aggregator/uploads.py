@@ -60,6 +60,8 @@ class Uploads:
         """Who was asked just now, and until when that holds; oldest first."""
         self._brisk_bytes = 0
         self._waiting: OrderedDict[str, Offer] = OrderedDict()
+        self._in_turn = ""
+        """Who may send although others wait: it was the first of them."""
         self._parked: dict[str, Offer] = {}
         """Who waits for the next version."""
 
@@ -69,11 +71,13 @@ class Uploads:
         if upload is not None and self._goes_on(upload, offer):
             upload.offer = offer
             return upload.ask()
-        self.drop(node)
+        self._forget(node)
         self._age(now)
-        if not self._fits(offer):
+        may_go_first = {self._in_turn, next(iter(self._waiting), node)}
+        if node not in may_go_first or not self._fits(offer):
             self._waiting[node] = offer
             return []
+        self._waiting.pop(node, None)
         assembly = Assembly(offer.counter, offer.size, offer.chunk_bytes)
         upload = Upload(offer, assembly, now + self._limits.upload_idle_s, set())
         self._uploads[node] = upload
@@ -98,8 +102,8 @@ class Uploads:
         return upload
 
     def wait(self, node: str, offer: Offer) -> None:
-        """Put an offer aside until there is room for it."""
-        self.drop(node)
+        """Put an offer aside until there is room for it; who waits already keeps its place."""
+        self._forget(node)
         self._waiting[node] = offer
 
     def park(self, node: str, offer: Offer) -> None:
@@ -114,11 +118,15 @@ class Uploads:
 
     def drop(self, node: str) -> None:
         """Forget what a node was sending or waits to send."""
+        self._forget(node)
+        self._waiting.pop(node, None)
+
+    def _forget(self, node: str) -> None:
+        """Forget all of a node but its place among those who wait."""
         self._slow_down(node)
         upload = self._uploads.pop(node, None)
         if upload is not None:
             self._bytes -= upload.offer.size
-        self._waiting.pop(node, None)
         self._parked.pop(node, None)
 
     def expire(self, now: float) -> bool:
@@ -159,7 +167,9 @@ class Uploads:
             if not (self._fits(offer) and may(node, offer)):
                 return
             del self._waiting[node]
+            self._in_turn = node
             yield node, offer
+            self._in_turn = ""
 
     def _fits(self, offer: Offer) -> bool:
         if not self._uploads:

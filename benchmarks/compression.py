@@ -24,7 +24,13 @@ from midge.laboratory.recipe import Recipe, Variant
 TARGET = 0.95
 ROUNDS = 15
 TASK = "mnist-standardised"
-TRAINING = {"epochs": 1, "batch_size": 10, "learning_rate": 0.1, "momentum": 0.0}
+TRAINING = {
+    "epochs": 1,
+    "batch_size": 10,
+    "learning_rate": 0.1,
+    "momentum": 0.0,
+    "trainer": "batched",
+}
 SERVER = Server(optimizer="nesterov", momentum=0.9)
 """Not the report's 30 epochs of plain averaging: 21 runs of those take hours."""
 BOTH_WAYS = "int8 both ways"
@@ -35,10 +41,11 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "int8": {"compression": "int8"},
     BOTH_WAYS: {"compression": "int8", "compression_down": "int8"},
     "topk:0.1": {"compression": "topk:0.1"},
+    "topk:0.1+int8": {"compression": "topk:0.1+int8"},
     "topk:0.01": {"compression": "topk:0.01"},
     "topk:0.01+int8": {"compression": "topk:0.01+int8"},
 }
-BYTES_AIMS = {"int8": 0.27, "topk:0.01": 0.1, "topk:0.01+int8": 0.1}
+BYTES_AIMS = {"int8": 0.27, "topk:0.1+int8": 0.1, "topk:0.01": 0.1, "topk:0.01+int8": 0.1}
 POINTS = 0.3
 """Percentage points that int8 may cost after all rounds."""
 
@@ -100,7 +107,8 @@ def _to_target(name: str, ours: list[sweep.Row], plain: list[sweep.Row]) -> list
     if len(got) < len(ours) or len(base) < len(plain):
         last = len(ours[0]["rounds"])
         why = f"{len(got)} of {len(ours)} seeds reach {goal} in {last} rounds"
-        return [Row("g", f"{name}: bytes up to {goal}", None, "MB", note=why)]
+        what = f"{name}: bytes up to {goal}"
+        return [Row("g", what, None, "MB", note=why, without="**not reached**")]
     up = [one["up"] for one in got]
     middle, (least, most) = spread(up)
     ratio = median(up) / median(one["up"] for one in base)

@@ -65,7 +65,7 @@ def command(letter: str) -> str:
 def cells(row: Row) -> list[str]:
     """One line of the table."""
     if row.figure is None:
-        return [row.letter, row.what, "not measured", *[""] * 5, _plain(row.note)]
+        return [row.letter, row.what, row.without, *[""] * 5, _plain(row.note)]
     unit = f" {row.unit}".rstrip()
     least_most = "" if row.spread is None else ", ".join(number(one) for one in row.spread)
     aim = ratio = ""

@@ -37,7 +37,7 @@ class Row:
     letter: str
     what: str
     figure: float | None
-    """The median; None: not measured, and `note` says why."""
+    """The median; None: there is none, and `note` says why."""
     unit: str
     spread: tuple[float, float] | None = None
     """The least and the most."""
@@ -49,6 +49,8 @@ class Row:
     note: str = ""
     point: Mapping[str, float] = field(default_factory=dict)
     """What plots and projection read, in seconds and bytes."""
+    without: str = "not measured"
+    """What stands in the place of a figure that there is none of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,10 @@ def unpack(manifest: Manifest, body: Body) -> Params:
     """The model in a body; PeerError when it is not what the manifest says."""
     if hashlib.sha256(body).digest() != manifest.digest:
         raise PeerError("the model does not match its digest")
-    params = codec.model_params(codec.decode(Model, body))
+    model = codec.decode(Model, body)
+    if model.compression != manifest.plan.compression_down:
+        raise PeerError("the model is not packed as the plan says")
+    params = codec.model_params(model)
     if params.digest != manifest.model:
         raise PeerError("the model is not the one that the manifest names")
     return params

@@ -34,7 +34,7 @@ def _has(name: str) -> bool:
 
 def model_bytes(manifest: Manifest) -> int:
     """What the manifest's model takes once it is unpacked, as float32; a little more, because the
-    body says who was settled, too.
+    body has names and shapes, too.
     """
     down = compression.DENSE[manifest.plan.compression_down]
     return manifest.size * 4 * _MANY // down.size(_MANY)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
 from edge_node.trainer import generator, judged, local_update
@@ -13,8 +15,7 @@ from shared.tasks import Task, TrainTogether
 _log = logging.getLogger(__name__)
 
 BATCH_NODES = 10
-"""Nodes that are trained at once. More save little and take more memory; it is of no consequence
-for the results."""
+"""Nodes that are given to `Task.train_together` at once; of no consequence for the results."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +25,16 @@ class Assignment:
     node: str
     samples: Samples
     job: Train
+
+
+def alike(one: Train, other: Train) -> bool:
+    """Whether two nodes begin from the same model and do the same."""
+    return (
+        one.round == other.round
+        and one.base.spec == other.base.spec
+        and (one.base is other.base or np.array_equal(one.base.flat, other.base.flat))
+        and one.plan == other.plan
+    )
 
 
 def local_updates(

@@ -49,7 +49,9 @@ def demo(
     task: Annotated[
         str | None, typer.Option(help="mnist, digits, null, or your own as package.module:name.")
     ] = None,
-    nodes: Annotated[int, typer.Option(min=1, max=500, help="Edge nodes to start.")] = 10,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, max=500, help="Edge nodes to start; 10 without it.")
+    ] = None,
     swarm: Annotated[
         int | None,
         typer.Option(
@@ -60,7 +62,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same model.")] = 0,
     drop_one: Annotated[
-        bool, typer.Option(help="With 3 rounds or more, kill one node halfway and start it again.")
+        bool,
+        typer.Option(
+            help="With 3 rounds or more, kill one node halfway and start it again; not in a swarm."
+        ),
     ] = True,
     data_dir: DataDir = None,
     in_memory: Annotated[
@@ -87,6 +92,8 @@ def demo(
 
     console = Console()
     interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if swarm is not None and nodes is not None:
+        raise ConfigError("--nodes and --swarm: give one of them")
     results.writable(out)
     if keep_updates:
         results.check_kept(out)
@@ -98,9 +105,9 @@ def demo(
             raise
         chosen = "digits"
         console.print(f"{error}\nGoing on with scikit-learn's digits instead.", highlight=False)
-    nodes = swarm or nodes
+    count = swarm or nodes or 10
     recipe = demonstration.Recipe(
-        chosen, nodes, rounds, seed, drop_one, data_dir, keep_updates, swarm=swarm is not None
+        chosen, count, rounds, seed, drop_one, data_dir, keep_updates, swarm=swarm is not None
     )
     perform = demonstration.run_in_memory if in_memory else demonstration.run
     try:
@@ -117,7 +124,7 @@ def demo(
     accuracy = summary["final_test_accuracy"]
     score = "unknown" if accuracy is None else f"{accuracy:.2%}"
     console.print(
-        f"\n{rounds} rounds, {nodes} nodes, accuracy on the test set "
+        f"\n{rounds} rounds, {count} nodes, accuracy on the test set "
         f"[bold]{score}[/bold]\nmodel   {summary['model_sha256']}\n"
         f"ledger  {summary['ledger_sha256']}\n"
         f"{out}/: summary.json, journal.jsonl, model.safetensors, curve.png",
@@ -189,7 +196,7 @@ def swarm(
 
     The training data is dealt to all of them. Ends when the aggregator's run does, or with Ctrl-C;
     then every node says goodbye. With trainer = "batched" in the aggregator's section training the
-    nodes of a process train ten at a time, which is faster. A profile is a TOML file with sections
+    nodes train by hand, without torch, which is faster. A profile is a TOML file with sections
     [[group]], each with a share of the nodes and one or more of speed, drop_every_s and away_s,
     awake_s and asleep_s, link_bytes_per_s.
     """
@@ -224,7 +231,7 @@ def swarm(
     try:
         fleet.run(whole, processes or fleet.usual_processes(nodes), console)
     except KeyboardInterrupt:
-        console.print("interrupted: every node has said goodbye")
+        console.print("interrupted: the swarm is stopped")
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -29,7 +29,7 @@ from edge_node.agent import Event as NodeEvent
 from edge_node.config import Config as NodeConfig
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
-from edge_node.together import BATCH_NODES, Assignment, local_updates
+from edge_node.together import BATCH_NODES, Assignment, alike, local_updates
 from shared import codec
 from shared.events import Connected, LinkEvent, Received, Tick
 from shared.memory import Clock, Faults, MemoryBroker, MemoryTransport
@@ -285,21 +285,14 @@ class _Classroom:
             del self._waiting[assignment]
             group = [assignment]
             if assignment.job.plan.trainer == "batched":
-                alike = (one for one in self._waiting if _alike(one.job, assignment.job))
-                group += islice(alike, BATCH_NODES - 1)
+                others = (one for one in self._waiting if alike(one.job, assignment.job))
+                group += islice(others, BATCH_NODES - 1)
             for one, outcome in zip(
                 group, local_updates(self._task, group, lambda: False), strict=True
             ):
                 self._waiting.pop(one, None)
                 self._done[one] = outcome
         return self._done[assignment]
-
-
-def _alike(job: Train, other: Train) -> bool:
-    """Whether two jobs can be trained together."""
-    return (job.round, job.plan) == (other.round, other.plan) and np.array_equal(
-        job.base.flat, other.base.flat
-    )
 
 
 class _Alarm:

@@ -121,10 +121,17 @@ class LeanClient(Client):
             start += properties_bytes  # none of them is of use to us
         if qos > _QOS_1 or start > len(rest):
             raise MalformedError("a message that nobody asked for, or torn")
-        self._take(bytes(rest[2:end]), rest[start:], bool(packet.command & _RETAIN))
+        payload: Payload = rest[start:]
+        if 2 * len(payload) < len(rest):
+            payload = bytes(payload)  # as a view it would keep properties, uncounted
+        self._take(bytes(rest[2:end]), payload, bool(packet.command & _RETAIN))
         if not qos:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
         return self._send_puback(int.from_bytes(rest[end : end + 2], "big"))
+
+    def let_go(self) -> None:
+        """Forget who takes the messages, so that it is not kept by us."""
+        self._take = lambda *_: None
 
     def _packet_queue(
         self,

@@ -74,7 +74,7 @@ def _cast(dtype: str) -> Compression:
 
     def compress(flat: Floats, _: "np.random.Generator | None") -> memoryview:
         with np.errstate(over="ignore"):
-            return flat.astype(dtype, copy=False).data.cast("B")
+            return flat.astype(dtype, copy=False).view(np.uint8).data
 
     def open_(body: Body, parameters: int) -> Opened:
         check_bytes(body, parameters * width)

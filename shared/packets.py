@@ -12,7 +12,7 @@ TAKE_BYTES = 16 * 1024
 """Received at a time while no large packet is under way: many small packets, or the head of one."""
 GROWTH_BYTES = 2**20
 """The buffer of a packet is made for so much and doubles as it fills: a length field alone
-allocates nothing."""
+allocates no more."""
 _VARINT_BYTES = 4
 _GOES_ON = 0x80
 

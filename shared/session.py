@@ -241,6 +241,7 @@ class Session:
                 sock.close()
         if self._waiter is not None:
             self._waiter.close()
+        self.client.let_go()
         for name in (
             *("connect", "disconnect", "publish", "subscribe", "log"),
             *("socket_open", "socket_close", "socket_register_write"),

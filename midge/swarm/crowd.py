@@ -37,12 +37,18 @@ class Crowd:
         self._bell.setblocking(False)  # noqa: FBT003 - the name of the call says it
         self._ringer.setblocking(False)  # noqa: FBT003 - the name of the call says it
         self._selector.register(self._bell, selectors.EVENT_READ)
-        self._over = False
+        self._over = self._leaving = False
+        self._bug: Exception | None = None
         self._told_at = 0.0
 
     def deliver(self, taught: list[Taught]) -> None:
         """Outcomes of training; from any thread."""
         self._taught.extend(taught)
+        self._ring()
+
+    def fail(self, error: Exception) -> None:
+        """Let `run` end with this error; from any thread."""
+        self._bug = error
         self._ring()
 
     def end(self) -> None:
@@ -51,12 +57,15 @@ class Crowd:
         self._ring()
 
     def run(self) -> None:
-        """Go on until `end` is called or every node has stopped; then say goodbye for all."""
+        """Go on until `end` is called or every node has stopped; then say goodbye for all. Raises
+        what `fail` was given.
+        """
         for node in self.nodes:
             self._see_to(node, time.monotonic())
         while not self._over and not all(node.stopped for node in self.nodes):
             self._turn()
         self._tell()
+        self._leaving = True
         for node in self.nodes:
             node.say_goodbye()
             self._see_to(node, time.monotonic())
@@ -80,6 +89,8 @@ class Crowd:
             if mask & selectors.EVENT_WRITE:
                 node.write(now)
             self._see_to(node, now)
+        if self._bug is not None:
+            raise self._bug
         self._wake_due()
         now = time.monotonic()
         if now >= self._told_at + _CLOCK_S:
@@ -96,7 +107,8 @@ class Crowd:
     def _wake_due(self) -> None:
         for _ in range(_AT_ONCE):
             now = time.monotonic()
-            if not self._alarms or self._alarms[0][0] > now:
+            ending = self._over and not self._leaving  # connecting may take long
+            if ending or not self._alarms or self._alarms[0][0] > now:
                 return
             at, _, node = heapq.heappop(self._alarms)
             if self._planned.get(node) != at:

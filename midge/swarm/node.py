@@ -20,7 +20,7 @@ from shared.line import Line
 from shared.messages import STOPPED
 from shared.session import Session
 
-_TEND_S = 5.0
+_MOST_TEND_S = 5.0
 """Between two looks at the keepalive and at an answer that does not come."""
 
 
@@ -46,6 +46,7 @@ class Node:
         self.line = Line(config.broker, client_id, self._agent.will, self._heard)
         self._shell = Shell(self._agent, self.line, self, keep, time.monotonic)
         self._teach = teach
+        self._tend_s = min(_MOST_TEND_S, config.broker.keepalive_s / 4)
         self._behaviour = behaviour
         self._chance = random.Random(config.name)  # noqa: S311 - of accidents, not of secrets
         self._connect_at: float | None = 0.0
@@ -87,6 +88,8 @@ class Node:
         """When it wants to be woken."""
         if self.stopped:
             return None
+        if self._ending:
+            return self._tend_at
         times = [self._connect_at, self._leave_at, self._agent.next_deadline()]
         if self._finished is not None:
             times.append(self._finished[0])
@@ -123,7 +126,7 @@ class Node:
             self._read_from = self._read_from if self._read_from > now else 0.0
             self._write_from = self._write_from if self._write_from > now else 0.0
             if self._tend_at <= now:
-                self._tend_at = now + _TEND_S
+                self._tend_at = now + self._tend_s
                 self._drive(self.session.tend, now)
         if self._finished is not None and self._finished[0] <= now:
             outcome, self._finished = self._finished[1], None
@@ -182,7 +185,7 @@ class Node:
             self._connect_at = now + reached
         else:
             self.session = reached
-            self._tend_at = now + _TEND_S
+            self._tend_at = now + self._tend_s
             self._written = self.line.bytes_sent
 
     def _drive(self, work: Callable[[], None], now: float) -> None:
@@ -207,8 +210,9 @@ class Node:
             if session.ended or self._shell.stopped is not None:
                 self._end(session, now)
         except ConfigError as error:
-            self.line.let_go(session)
-            self.session = None
+            if self.session is not None:
+                self.line.let_go(session)
+                self.session = None
             self._feed(Refused(str(error)))
         self._hold_up(now)
 

@@ -25,8 +25,9 @@ class Behaviour(Settings):
     awake_s: float | None = Field(default=None, gt=0, le=1e6)
     """It goes to sleep after so long, its link with it; not set: never."""
     asleep_s: float = Field(default=30.0, gt=0, le=1e6)
-    link_bytes_per_s: float | None = Field(default=None, ge=100, le=1e9)
-    """What its link carries, either way; not set: all that comes."""
+    link_bytes_per_s: float | None = Field(default=None, ge=50_000, le=1e9)
+    """What its link carries, either way; not set: all that comes. Not below 50 kB/s: messages are
+    held up for as long as all of them take, and the keepalive must not run out meanwhile."""
 
 
 class Profile(Settings):

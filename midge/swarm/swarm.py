@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from midge.swarm.settings import Part
 from midge.swarm.worker import PREFIX, Count
 from midge.view import megabytes
 from midge.watch import Watch
+from shared import disk, tasks
 from shared.config import as_environment
 
 _NODES_A_PROCESS = 50
@@ -34,6 +36,7 @@ def usual_processes(nodes: int) -> int:
 
 def check(whole: Part, processes: int) -> None:
     """ConfigError when so many nodes cannot run here, with the number that can."""
+    limits.check_memory(whole.nodes, 4 * tasks.parameters(tasks.find(whole.task)))
     limits.check_ports(whole.nodes)
     limits.check_descriptors(whole.nodes, processes, limits.raise_descriptors())
     if whole.profile:
@@ -45,6 +48,7 @@ class Swarm:
 
     def __init__(self, whole: Part, processes: int, folder: Path) -> None:
         """`whole` is all nodes; logs go to `folder`."""
+        processes = min(processes, whole.nodes)
         share, rest = divmod(whole.nodes, processes)
         firsts = [share * number + min(number, rest) for number in range(processes + 1)]
         self.parts = {
@@ -85,7 +89,10 @@ def run(whole: Part, processes: int, console: Console) -> None:
     cannot go on.
     """
     check(whole, processes)
-    with tempfile.TemporaryDirectory(prefix="midge-swarm-") as name:
+    # Two swarms on one folder would make different updates of one name.
+    state_dir = whole.state_dir
+    held = disk.hold(state_dir, "--state-dir") if state_dir else nullcontext()
+    with held, tempfile.TemporaryDirectory(prefix="midge-swarm-") as name:
         folder = Path(name)
         with Processes(folder) as running, Watch(whole.broker, whole.run) as watch:
             swarm = Swarm(whole, processes, folder)

@@ -11,16 +11,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from edge_node import together
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
 from midge.swarm.node import Node
 from shared.tasks import Task
-
-LINGER_S = 0.05
-"""How long the first of a batch waits for the others, whose models are still on their way."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,17 +29,19 @@ class Taught:
 
 
 class Trainer:
-    """Trains in a thread; `deliver` is called from there, once a batch."""
+    """Trains in a thread. From there `deliver` is called, once a batch, and `fail` after a bug."""
 
     def __init__(
         self,
         task: Task,
         samples: Mapping[str, Samples],
         deliver: Callable[[list[Taught]], None],
+        fail: Callable[[Exception], None],
     ) -> None:
         self._task = task
         self._samples = samples
         self._deliver = deliver
+        self._fail = fail
         self._waiting: deque[tuple[Node, Train]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -65,24 +62,26 @@ class Trainer:
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._batch():
-            began_s = time.perf_counter()
-            assigned = [
-                together.Assignment(node.name, self._samples[node.name], job) for node, job in batch
-            ]
-            outcomes = together.local_updates(
-                self._task,
-                assigned,
-                functools.partial(self._of_no_use, batch),
-            )
-            part_s = (time.perf_counter() - began_s) / len(batch)
-            self._deliver(
-                [
-                    Taught(node, job, outcome, part_s)
-                    for (node, job), outcome in zip(batch, outcomes, strict=True)
-                    if outcome is not None
-                ]
-            )
+        try:
+            while batch := self._batch():
+                self._deliver(self._teach(batch))
+        except Exception as error:  # noqa: BLE001 - a thread that ends in silence is worse
+            self._fail(error)
+
+    def _teach(self, batch: list[tuple[Node, Train]]) -> list[Taught]:
+        began_s = time.perf_counter()
+        assigned = [
+            together.Assignment(node.name, self._samples[node.name], job) for node, job in batch
+        ]
+        outcomes = together.local_updates(
+            self._task, assigned, functools.partial(self._of_no_use, batch)
+        )
+        part_s = (time.perf_counter() - began_s) / len(batch)
+        return [
+            Taught(node, job, outcome, part_s)
+            for (node, job), outcome in zip(batch, outcomes, strict=True)
+            if outcome is not None
+        ]
 
     def _of_no_use(self, batch: list[tuple[Node, Train]]) -> bool:
         return self._closing or all(_stale(*one) for one in batch)
@@ -90,13 +89,8 @@ class Trainer:
     def _batch(self) -> list[tuple[Node, Train]]:
         """The next ones that can train at once; empty when it is time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._first() is not None)
-            first = self._first()
-            if self._closing or first is None:
-                return []
-            size = self._size(first)
-            self._changed.wait_for(lambda: self._closing or len(self._waiting) >= size, LINGER_S)
-            return self._take(first, size)
+            first = self._changed.wait_for(lambda: self._closing or self._first())
+            return [] if isinstance(first, bool) or first is None else self._take(first)
 
     def _first(self) -> Train | None:
         """The job that waits longest and is still of use."""
@@ -109,13 +103,14 @@ class Trainer:
         batched = job.plan.trainer == "batched" and self._task.train_together is not None
         return together.BATCH_NODES if batched else 1
 
-    def _take(self, first: Train, size: int) -> list[tuple[Node, Train]]:
-        """Up to so many jobs that are like the first, which is no longer asked if it is of use."""
+    def _take(self, first: Train) -> list[tuple[Node, Train]]:
+        """As many as may train at once by the first one's plan and do the same as it does."""
+        size = self._size(first)
         batch: list[tuple[Node, Train]] = []
         others: deque[tuple[Node, Train]] = deque()
         while self._waiting and len(batch) < size:
             node, job = self._waiting.popleft()
-            if job is not first and not _alike(job, first):
+            if job is not first and not together.alike(job, first):
                 others.append((node, job))
             elif job is first or not _stale(node, job):
                 batch.append((node, job))
@@ -126,14 +121,3 @@ class Trainer:
 def _stale(node: Node, job: Train) -> bool:
     """Whether the node has gone on to something else."""
     return node.job is not job
-
-
-def _alike(one: Train, other: Train) -> bool:
-    """Whether the two begin from the same model and do the same."""
-    return (
-        one.round == other.round
-        and one.base.spec == other.base.spec
-        and one.plan.epochs == other.plan.epochs
-        and one.plan == other.plan
-        and (one.base is other.base or np.array_equal(one.base.flat, other.base.flat))
-    )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from edge_node import outbox, samples
 from edge_node import service as node_service
@@ -22,7 +23,7 @@ from midge.swarm.models import Models
 from midge.swarm.node import Node
 from midge.swarm.settings import Part
 from midge.swarm.training import Trainer
-from shared import tasks
+from shared import disk, tasks
 from shared.config import load
 from shared.errors import ConfigError
 
@@ -40,7 +41,7 @@ class Count:
     why: str
     """Of the first that stopped, why; empty when it ended well."""
     bytes_sent: int
-    """Payload, over all connections."""
+    """On the sockets, with what MQTT and TLS add; 0 where the system does not count them."""
     bytes_received: int
 
 
@@ -48,7 +49,9 @@ def main() -> None:
     """Run one part of a swarm; a user's mistake is one line and exit code 1."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
     try:
-        run(load(Part, None, PREFIX, os.environ))
+        part = load(Part, None, PREFIX, os.environ)
+        with disk.needs_room(part.state_dir or Path()):
+            run(part)
     except ConfigError as error:
         sys.exit(f"error: {error}")
 
@@ -59,13 +62,12 @@ def run(part: Part) -> None:
     configs = part.configs()
     task = tasks.find(part.task)
     dealt = dict(zip(part.names(), samples.load_all(configs, task), strict=True))
-    limits.check_memory(part.nodes, 4 * task.initial(0).spec.size)
     profile = profiles.read(part.profile) if part.profile else None
     behaviours = profiles.deal(profile, part.nodes, part.seed)[part.first :]
     nodes: list[Node] = []
     models = Models()
     crowd = Crowd(nodes, lambda: _tell(part, nodes))
-    trainer = Trainer(task, dealt, crowd.deliver)
+    trainer = Trainer(task, dealt, crowd.deliver, crowd.fail)
     for config, behaviour in zip(configs, behaviours, strict=False):
         memory, keep = _memory(part, config)
         nodes.append(Node(config, memory, keep, trainer.start, models.unpack, behaviour))
@@ -92,13 +94,14 @@ def _memory(part: Part, config: Config) -> tuple[Memory, Callable[[Memory], None
 def _tell(part: Part, nodes: list[Node]) -> None:
     if part.count_file is None:
         return
+    moved = [node.line.socket_bytes() for node in nodes]
     count = Count(
         connected=sum(node.standing for node in nodes),
         training=sum(node.job is not None for node in nodes),
         stopped=sum(node.stopped for node in nodes),
         why=next((node.failure for node in nodes if node.failure), ""),
-        bytes_sent=sum(node.line.bytes_sent for node in nodes),
-        bytes_received=sum(node.line.bytes_received for node in nodes),
+        bytes_sent=sum(sent for sent, _ in moved),
+        bytes_received=sum(received for _, received in moved),
     )
     aside = part.count_file.with_suffix(".new")
     aside.write_text(json.dumps(asdict(count)))

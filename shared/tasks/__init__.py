@@ -90,6 +90,8 @@ class Task:
     """(parameters, x (n, ...)) -> probabilities (n, len(labels)); None: nothing to predict."""
     picture: tuple[int, int, int] | None = None
     """Height, width and brightest value of one x that is a grey picture, light on dark."""
+    parameters: int | None = None
+    """How many the model has, where that is known without building it."""
     shape: tuple[int, ...] | None = None
     """Shape of one x, for checking a node's own files; None: of pictures, or not known."""
     train_together: TrainTogether | None = None
@@ -145,6 +147,11 @@ def find(name: str) -> Task:
     return replace(
         found, name=name, load=_told(name, found.load), initial=_told(name, found.initial)
     )
+
+
+def parameters(task: Task) -> int:
+    """How many parameters the task's model has; builds it only if there is no other way."""
+    return task.parameters if task.parameters is not None else task.initial(0).spec.size
 
 
 def _told(name: str, function: Callable[P, R]) -> Callable[P, R]:

@@ -48,6 +48,11 @@ class Stack:
         layers = zip(self.widths[1:], self.widths, strict=False)
         return tuple(shape for after, before in layers for shape in ((after, before), (after,)))
 
+    @property
+    def parameters(self) -> int:
+        """How many there are."""
+        return sum(map(math.prod, self.shapes))
+
 
 def train(
     stack: Stack,

@@ -17,7 +17,7 @@ def sized(parameters: int, name: str) -> Task:
     def initial(seed: int) -> Params:
         return Params(spec, np.random.default_rng(seed).random(parameters, np.float32))
 
-    return Task(name, _load, initial, _train, _score, labels=())
+    return Task(name, _load, initial, _train, _score, labels=(), parameters=parameters)
 
 
 def _load(split: Split, folder: Path | None) -> Data:  # noqa: ARG001 - nothing to read

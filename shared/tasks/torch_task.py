@@ -85,6 +85,7 @@ def torch_task(
         score,
         labels,
         predict,
+        parameters=None if stack is None else stack.parameters,
         shape=shape,
         train_together=None if stack is None else train_together,
     )

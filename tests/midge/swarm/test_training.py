@@ -13,7 +13,6 @@ from aggregator.plan import plan
 from edge_node import together
 from edge_node.events import Train, Trained, TrainingFailed
 from edge_node.samples import Samples
-from midge.swarm import training
 from midge.swarm.node import Node
 from midge.swarm.training import Taught, Trainer
 from shared import tasks
@@ -50,7 +49,8 @@ class Rig:
         data = Data(np.zeros((3, 0), np.uint8), np.zeros(3, np.int64))
         task = replace(tasks.find("null:4"), train_together=cast("Any", object()))
         samples = {f"n{i}": Samples(data) for i in range(40)}
-        self.trainer = Trainer(task, samples, self.told.put)
+        self.failures: queue.Queue[Exception] = queue.Queue()
+        self.trainer = Trainer(task, samples, self.told.put, self.failures.put)
 
     def start(self, pupil: Pupil, job: Train) -> None:
         pupil.job = job
@@ -133,10 +133,29 @@ def test_who_went_on_to_something_else_is_left_out(rig: Rig) -> None:
     assert rig.batches == [["n0"], ["n2"]]
 
 
-def test_the_time_of_a_batch_is_shared(rig: Rig) -> None:
+def test_a_batch_says_how_long_it_took(rig: Rig) -> None:
     rig.start(Pupil("n0"), Train(1, BASE, a_plan()))
     rig.may_go.put(None)
     (one,) = rig.told.get(timeout=PATIENCE_S)
     assert one.train_s > 0
     assert isinstance(one.outcome, TrainingFailed)
-    assert training.LINGER_S < PATIENCE_S
+
+
+def test_a_job_that_is_of_no_use_any_more_does_not_end_the_trainer(rig: Rig) -> None:
+    fickle = Pupil("n0")
+    rig.start(fickle, Train(1, BASE, a_plan()))
+    rig.began.get(timeout=PATIENCE_S)
+    for number in range(1, 4):
+        lost = Pupil(f"n{number}")
+        rig.start(lost, Train(1, BASE, a_plan()))
+        lost.job = None
+    rig.may_go.put(None)
+    assert rig.outcomes() == ["n0"]
+    rig.start(Pupil("n9"), Train(1, BASE, a_plan()))
+    rig.may_go.put(None)
+    assert rig.outcomes() == ["n9"]
+
+
+def test_a_bug_is_told(rig: Rig) -> None:
+    rig.start(Pupil("nobody's"), Train(1, BASE, a_plan()))
+    assert isinstance(rig.failures.get(timeout=PATIENCE_S), KeyError)
