@@ -16,6 +16,15 @@ from shared.events import Payload
 ACCEPTED = {"5": b"\x20\x03\x00\x00\x00", "3.1.1": b"\x20\x02\x00\x00"}
 
 
+def a_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while True:
+        value, low = divmod(value, 128)
+        encoded.append(low | (0x80 if value else 0))
+        if not value:
+            return bytes(encoded)
+
+
 class Line:
     """A client that is connected to nothing but us."""
 
@@ -40,14 +49,9 @@ class Line:
     ) -> bytes:
         rest = struct.pack("!H", 3) + b"t/1" + (struct.pack("!H", 7) if qos else b"")
         if self.version == "5":
-            rest += bytes([len(properties)]) + properties
+            rest += a_varint(len(properties)) + properties
         rest += payload
-        size, head = len(rest), bytearray([first | qos << 1])
-        while True:
-            size, low = divmod(size, 128)
-            head.append(low | (0x80 if size else 0))
-            if not size:
-                return bytes(head) + rest
+        return bytes([first | qos << 1]) + a_varint(len(rest)) + rest
 
     def close(self) -> None:
         self.peer.close()
@@ -91,6 +95,22 @@ def test_properties_are_skipped(make_line: Callable[[str], Line]) -> None:
     line.peer.sendall(line.message(b"hello", properties=b"\x02\x00\x00\x00\x09"))
     line.client.loop_read()
     assert line.came == [(b"t/1", b"hello", False)]
+
+
+def test_a_payload_does_not_keep_the_properties_that_it_came_with(
+    make_line: Callable[[str], Line],
+) -> None:
+    line = make_line("5")
+    line.accept()
+    line.peer.settimeout(0)
+    user_property = b"\x26\x00\x01k" + struct.pack("!H", 50_000) + bytes(50_000)
+    data = line.message(b"hello", properties=4 * user_property)
+    while data:
+        data = data[line.peer.send(data) :]
+        line.client.loop_read()
+    ((_, payload, _),) = line.came
+    assert payload == b"hello"
+    assert isinstance(payload, bytes), "a view keeps all of the packet"
 
 
 def test_a_large_payload_is_a_view_of_the_buffer_it_came_in(line: Line) -> None:
