@@ -25,6 +25,9 @@ STEPS = 64
 _BLOCK = 32_768
 """Elements folded at a time, so that the scratch arrays stay in the processor's cache."""
 
+ALL = slice(None)
+"""Every parameter."""
+
 
 @dataclass(slots=True)
 class Sum:
@@ -92,9 +95,6 @@ def fold(into: Sum, delta: Opened, weight: int, full_weight: int) -> None:
         addend *= weight
         into.total[block] += addend
     into.weight += full_weight
-
-
-ALL = slice(None)
 
 
 def mean(of: Sum, part: slice = ALL) -> npt.NDArray[np.float64]:

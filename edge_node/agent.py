@@ -37,7 +37,6 @@ from edge_node.events import (
     Train,
     Trained,
     TrainingFailed,
-    Unsubscribe,
 )
 from edge_node.fetch import Fetch, Unpack, unpack
 from edge_node.namesake import Namesake
@@ -82,16 +81,15 @@ compares the two. A node begins as idle, or as uploading when an update waits fr
 
 
 class Agent:
-    """One node. `memory` is what it remembers over a crash, already with the number of this
-    boot. `unpack` makes parameters of a fetched body: nodes that share a process may share them.
+    """One node. `memory` is what it remembers over a crash, with the number of this boot. `unpack`
+    makes parameters of a body: nodes in one process may share them.
     """
 
     def __init__(
         self, config: Config, memory: Memory, rng: Chance, unpack: Unpack = unpack
     ) -> None:
         self.memory = memory
-        self._config = config
-        self._unpack = unpack
+        self._config, self._unpack = config, unpack
         self._topics = Topics(config.run)
         self._online = False
         self.connection = 0
@@ -247,7 +245,7 @@ class Agent:
             # The slot was overwritten by a newer version: read the manifest again.
             if self._manifest is not None and not fetch.is_for(self._manifest):
                 return [*self._end_fetch(), *self._follow(now)]
-            return [Unsubscribe((self._topics.manifest,)), Subscribe((self._topics.manifest,))]
+            return following.read_again(self._topics)
         if not fetch.complete:
             return self._ask_for_chunks(now)
         done = self._end_fetch()
@@ -344,6 +342,8 @@ class Agent:
             self._repeat_at = None
             self._said = None
             effects += self._say(now)  # ahead of an offer
+            if self.phase is Phase.IDLE:  # a manifest may have been dropped on its way here
+                effects += following.read_again(self._topics)
         if self._upload.offer_at is not None and self._upload.offer_at <= now:
             effects += self._offer(now)
         if self._fetch_at is not None and self._fetch_at <= now:

@@ -1,9 +1,11 @@
 """What a manifest asks of this node at all, and what one manifest is to another. Pure."""
 
 from edge_node.config import Config
+from edge_node.events import Effect, Subscribe, Unsubscribe
 from shared import compression
 from shared.errors import PeerError
 from shared.messages import Manifest
+from shared.topics import Topics
 
 _MANY = 2**20
 """Parameters, to tell how many bytes one takes."""
@@ -79,3 +81,8 @@ def close(older: Manifest, newer: Manifest) -> bool:
     """Whether an update trained for the older manifest may still be counted under the newer one."""
     behind = newer.version - older.version
     return 0 < behind <= newer.plan.max_staleness and older.owner == newer.owner
+
+
+def read_again(topics: Topics) -> list[Effect]:
+    """Have the broker send the retained manifest once more: a newer one may have been dropped."""
+    return [Unsubscribe((topics.manifest,)), Subscribe((topics.manifest,))]
