@@ -3,8 +3,8 @@
 The only file that imports paho, beside the client itself.
 
 Callbacks write down and enqueue, nothing else. A thread that has one session calls `step`; one that
-has many waits for all of them in a selector of its own, with `fileno`, `wants_write` and `pending`,
-and calls `read`, `write` and `tend`.
+has many waits for all of them in a selector of its own, with `fileno`, `wants_write` and
+`pending_bytes`, and calls `read`, `write` and `tend`.
 """
 
 import logging

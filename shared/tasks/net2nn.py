@@ -11,12 +11,12 @@ class Standardise(nn.Module):
 
     def __init__(self, mean: float, deviation: float) -> None:
         super().__init__()
-        self.mean = mean
-        self.deviation = deviation
+        self._mean = mean
+        self._deviation = deviation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape -> the same shape."""
-        return (x - self.mean) / self.deviation
+        return (x - self._mean) / self._deviation
 
 
 def net2nn(inputs: int, classes: int, first: nn.Module | None = None) -> nn.Module:

@@ -23,7 +23,7 @@ from shared.tasks import Data, Features, Outcome, Score
 try:
     import torch
     from torch import nn
-    from torch.nn.functional import cross_entropy, pad
+    from torch.nn.functional import cross_entropy, dropout, pad
 except ModuleNotFoundError as error:
     raise ConfigError(
         "this task needs torch: pip install 'midge[torch]', or use --task null"
@@ -32,14 +32,13 @@ except ModuleNotFoundError as error:
 _PICTURES = 3
 """Axes of a batch of grey pictures."""
 _turn = Lock()
-OTHER_MODEL = "the parameters are those of another model: same task on both sides?"
 _SCORED_AT_ONCE = 1000
 """Samples in one forward pass of scoring: bounds the memory that it takes."""
 
 
 def initial(model: Callable[[], nn.Module], seed: int) -> Params:
     """The parameters that `model()` draws after seeding torch with `seed`."""
-    with alone(seed):
+    with _alone(seed):
         return _read(model())
 
 
@@ -64,7 +63,7 @@ def train(
     """
     batch_size = plan.batch_size or len(data)
     metrics = {"steps": 0.0}
-    with alone(int(rng.integers(2**63))):
+    with _alone(int(rng.integers(2**63))):
         module = _module(model, params).train()
         weights = [weight for weight in module.parameters() if weight.requires_grad]
         velocities = [torch.zeros_like(weight) for weight in weights]
@@ -78,9 +77,9 @@ def train(
                 y = torch.from_numpy(data.y[batch])
                 x = _inputs(data.x[batch], divisor)
                 if plan.input_shift:
-                    x = moved(x, plan.input_shift, torch.default_generator)
+                    x = _moved(x, plan.input_shift)
                 if plan.input_dropout:
-                    x = x * kept(x, plan.input_dropout, torch.default_generator)
+                    x = dropout(x, plan.input_dropout)
                 logits = module(x)
                 loss = cross_entropy(logits, y)
                 module.zero_grad()
@@ -97,7 +96,7 @@ def train(
 def score(model: Callable[[], nn.Module], divisor: float, params: Params, data: Data) -> Score:
     """Accuracy and mean cross entropy over all samples; at least one sample is needed."""
     right = loss = 0.0
-    with alone(0), torch.inference_mode():
+    with _alone(0), torch.inference_mode():
         module = _module(model, params).eval()
         for start in range(0, len(data), _SCORED_AT_ONCE):
             part = slice(start, start + _SCORED_AT_ONCE)
@@ -110,14 +109,14 @@ def score(model: Callable[[], nn.Module], divisor: float, params: Params, data: 
 
 def predict(model: Callable[[], nn.Module], divisor: float, params: Params, x: Features) -> Floats:
     """Probabilities (n, classes), float32."""
-    with alone(0), torch.inference_mode():
+    with _alone(0), torch.inference_mode():
         module = _module(model, params).eval()
         probabilities: Floats = module(_inputs(x, divisor)).softmax(1).numpy()
         return probabilities
 
 
 @contextmanager
-def alone(seed: int) -> Iterator[None]:
+def _alone(seed: int) -> Iterator[None]:
     """One torch thread (for good), and torch's generator at `seed` for this thread alone (for
     now).
     """
@@ -146,18 +145,13 @@ def _inputs(x: Features, divisor: float) -> torch.Tensor:
     return torch.from_numpy(x.astype(np.float32)) / divisor
 
 
-def kept(x: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
-    """For each value of x what dropout multiplies it with: 0, or 1 / (1 - share)."""
-    return torch.empty_like(x).bernoulli_(1 - share, generator=generator).div_(1 - share)
-
-
-def moved(x: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+def _moved(x: torch.Tensor, most: int) -> torch.Tensor:
     """Each picture of (n, height, width) moved at random; what comes in from outside is 0."""
     if x.dim() != _PICTURES:
         raise ValueError(f"input_shift moves pictures (n, height, width), not {tuple(x.shape)}")
     count, height, width = x.shape
     wide = pad(x, (most, most, most, most))
-    down, right = torch.randint(2 * most + 1, (2, count, 1), generator=generator)
+    down, right = torch.randint(2 * most + 1, (2, count, 1))
     rows, columns = down + torch.arange(height), right + torch.arange(width)
     return wide[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
@@ -178,7 +172,7 @@ def _module(model: Callable[[], nn.Module], params: Params) -> nn.Module:
     module = model()
     tensors = _travelling(module)
     if params.spec != Spec(tuple((name, tuple(t.shape)) for name, t in tensors.items())):
-        raise ValueError(OTHER_MODEL)
+        raise ValueError("the parameters are those of another model: same task on both sides?")
     for name, values in params.tensors().items():
         tensors[name].copy_(torch.tensor(values))
     return module
