@@ -6,13 +6,11 @@ caller has the messages from `codec.decode`, which already enforced the limits o
 """
 
 import hashlib
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from aggregator.config import Limits
-from aggregator.rules import blocks
 from shared import chunks, compression
 from shared.compression import Body, Opened
 from shared.errors import PeerError
@@ -122,21 +120,11 @@ def check(offer: Offer, body: Body, parameters: int, limits: Limits) -> Opened:
     if len(body) != offer.size or hashlib.sha256(body).digest() != offer.digest:  # A12
         raise PeerError("the body does not match its size or digest")
     opened = compression.named(offer.compression).open(body, parameters)
-    largest = _largest(opened, parameters)
+    largest = opened.largest()
+    if not math.isfinite(largest):  # A13
+        raise PeerError("the update holds NaN or infinity")
     if largest > limits.max_abs_delta:  # A14
         raise PeerError(
             f"a parameter changes by {largest:.3g}, the limit is {limits.max_abs_delta:g}"
         )
     return opened
-
-
-def _largest(opened: Opened, parameters: int) -> float:
-    """The largest change of a parameter; PeerError when one is not finite."""
-    largest = 0.0
-    for _, block in blocks(opened, parameters):
-        np.abs(block, out=block)
-        most = float(block.max())
-        if not np.isfinite(most):  # A13
-            raise PeerError("the update holds NaN or infinity")
-        largest = max(largest, most)
-    return largest

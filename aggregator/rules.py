@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shared.compression import Opened
+from shared.compression import ONE, Opened
 from shared.params import Floats
 
 FEWEST_BITS = 16
@@ -67,14 +67,16 @@ def empty_sum(parameters: int, bits: int) -> Sum:
     return Sum(np.zeros(parameters, np.int64), 0, bits)
 
 
-def blocks(delta: Opened, parameters: int) -> Iterator[tuple[slice, Floats]]:
-    """The values of a delta block by block: which parameters, and their values in scratch memory
-    that the next block overwrites.
+def _blocks(
+    delta: Opened, parameters: int, scale: np.float32 = ONE
+) -> Iterator[tuple[slice, Floats]]:
+    """The values of a delta, scaled, block by block: which parameters, and their values in scratch
+    memory that the next block overwrites.
     """
     scratch = np.empty(min(_BLOCK, parameters), np.float32)
     for start in range(0, parameters, _BLOCK):
         values = scratch[: parameters - start]
-        delta.fill(start, values)
+        delta.fill(start, values, scale)
         yield slice(start, start + values.size), values
 
 
@@ -85,11 +87,10 @@ def fold(into: Sum, delta: Opened, weight: int, full_weight: int) -> None:
     So a stale update makes the step smaller, as in FedBuff (Nguyen et al. 2022): w <- w + sum of
     s(tau) * samples * delta / sum of samples.
     """
-    step = np.float32(math.ldexp(1.0, into.bits))  # a power of two: float32 scales without loss
+    scale = np.float32(math.ldexp(1.0, into.bits))  # a power of two: float32 scales without loss
     addends = np.empty(min(_BLOCK, into.total.size), np.int64)
-    for block, values in blocks(delta, into.total.size):
+    for block, values in _blocks(delta, into.total.size, scale):
         addend = addends[: values.size]
-        np.multiply(values, step, out=values)
         np.rint(values, out=values)
         np.copyto(addend, values, casting="unsafe")
         addend *= weight
@@ -108,7 +109,7 @@ def mix(into: Mix, base: Floats, delta: Opened, rate: float) -> None:
     """w <- w + rate * (base + delta - w), in float64: FedAsync (Xie et al. 2019) for an update that
     was trained from `base`.
     """
-    for block, values in blocks(delta, into.model.size):
+    for block, values in _blocks(delta, into.model.size):
         towards = base[block].astype(np.float64)
         towards += values
         towards -= into.model[block]

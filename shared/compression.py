@@ -24,14 +24,18 @@ from shared.errors import PeerError
 from shared.params import Floats
 
 Body = bytes | bytearray | memoryview
+ONE = np.float32(1)
 
 
 class Opened(Protocol):
     """A body that was found to be what its name promises."""
 
-    def fill(self, start: int, out: Floats) -> None:
-        """Write the values [start, start + len(out)) into `out`; the caller stays within the
-        number of parameters that the body was opened for.
+    def largest(self) -> float:
+        """The largest magnitude of a value; NaN or infinity when a value is that."""
+
+    def fill(self, start: int, out: Floats, scale: np.float32 = ONE) -> None:
+        """Write the values [start, start + len(out)), times a power of two, into `out`; the caller
+        stays within the number of parameters that the body was opened for.
         """
 
 
@@ -64,8 +68,11 @@ class _Cast:
 
     values: npt.NDArray[np.floating]
 
-    def fill(self, start: int, out: Floats) -> None:
-        out[:] = self.values[start : start + out.size]
+    def largest(self) -> float:
+        return _largest_magnitude(self.values)
+
+    def fill(self, start: int, out: Floats, scale: np.float32 = ONE) -> None:
+        np.multiply(self.values[start : start + out.size], scale, out=out)
 
 
 def _cast(dtype: str) -> Compression:
@@ -83,6 +90,17 @@ def _cast(dtype: str) -> Compression:
     return Compression(compress, open_, lambda parameters: parameters * width)
 
 
+def _largest_magnitude(values: npt.NDArray[np.floating]) -> float:
+    """Of floats of any width, by their bits: without the sign these are in the order of the
+    magnitudes, infinity and NaN last. So nothing is allocated, and float16 is not converted.
+    """
+    width = values.itemsize
+    unsigned, signed = values.view(f"<u{width}"), values.view(f"<i{width}")
+    magnitude = 2 ** (8 * width - 1) - 1  # all bits but the sign's, which sorts negative ones last
+    most = max(int(signed.max(initial=0)), int(unsigned.max(initial=0)) & magnitude)
+    return float(np.array(most, unsigned.dtype).view(values.dtype))
+
+
 def unpacked(opened: Opened, parameters: int) -> Floats:
     """All values of an opened body, shape (parameters,); a view into the body where it can be."""
     if isinstance(opened, _Cast):
@@ -95,7 +113,10 @@ def unpacked(opened: Opened, parameters: int) -> Floats:
 class _Zeros:
     """A delta that says nothing."""
 
-    def fill(self, start: int, out: Floats) -> None:  # noqa: ARG002 - zero everywhere
+    def largest(self) -> float:
+        return 0.0
+
+    def fill(self, start: int, out: Floats, scale: np.float32 = ONE) -> None:  # noqa: ARG002 - zero everywhere
         out[:] = 0
 
 
@@ -149,10 +170,13 @@ class _Sparse:
     values: Floats
     """At the positions, in their order."""
 
-    def fill(self, start: int, out: Floats) -> None:
+    def largest(self) -> float:
+        return _largest_magnitude(self.values)
+
+    def fill(self, start: int, out: Floats, scale: np.float32 = ONE) -> None:
         out[:] = 0
         first, end = np.searchsorted(self.positions, (start, start + out.size))
-        out[self.positions[first:end] - start] = self.values[first:end]
+        out[self.positions[first:end] - start] = self.values[first:end] * scale
 
 
 def _top(share: float, packing: Compression) -> Compression:

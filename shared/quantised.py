@@ -17,6 +17,7 @@ LARGEST = 127
 """Of the numbers that are sent; -128 is left out, so that both signs reach equally far."""
 _SMALLEST_EXPONENT = -149
 """Of float32, at its very smallest."""
+_ONE = np.float32(1)
 _AT_A_TIME = 256 * BLOCK
 """Values in hand at one time, so that the scratch arrays stay in the processor's cache."""
 
@@ -63,25 +64,38 @@ class Quantised:
     steps: Floats
     numbers: npt.NDArray[np.int8]
 
-    def fill(self, start: int, out: Floats) -> None:
-        """Write the values [start, start + len(out)) into `out`; NaN and infinity where a hostile
-        step makes them.
+    def largest(self) -> float:
+        """The largest magnitude; NaN or infinity where a hostile step makes one."""
+        peaks = np.empty(self.steps.size, np.float32)
+        for start in range(0, self.numbers.size, _AT_A_TIME):
+            # The magnitude of -128 has no room in int8: as an unsigned byte it is right.
+            magnitudes = np.abs(self.numbers[start : start + _AT_A_TIME]).view(np.uint8)
+            of_blocks = np.maximum.reduceat(magnitudes, np.arange(0, magnitudes.size, BLOCK))
+            peaks[start // BLOCK :][: of_blocks.size] = of_blocks
+        with np.errstate(over="ignore", invalid="ignore"):
+            peaks *= np.abs(self.steps)
+        return float(peaks.max(initial=0))
+
+    def fill(self, start: int, out: Floats, scale: np.float32 = _ONE) -> None:
+        """Write the values [start, start + len(out)), times a power of two, into `out`; NaN and
+        infinity where a hostile step makes them.
         """
         head = min(-start % BLOCK, out.size)
         whole = (out.size - head) // BLOCK * BLOCK
         with np.errstate(over="ignore", invalid="ignore"):
-            self._within_a_block(start, out[:head])
+            self._within_a_block(start, out[:head], scale)
             if whole:
                 first = (start + head) // BLOCK
                 values = out[head : head + whole]
                 values[:] = self.numbers[start + head : start + head + whole]
                 by_step = values.reshape(-1, BLOCK)
-                by_step *= self.steps[first : first + whole // BLOCK, np.newaxis]
-            self._within_a_block(start + head + whole, out[head + whole :])
+                # The steps scaled, not the values: the same bits, as long as neither is subnormal.
+                by_step *= (self.steps[first : first + whole // BLOCK] * scale)[:, np.newaxis]
+            self._within_a_block(start + head + whole, out[head + whole :], scale)
 
-    def _within_a_block(self, start: int, out: Floats) -> None:
+    def _within_a_block(self, start: int, out: Floats, scale: np.float32) -> None:
         if out.size:
-            step = self.steps[start // BLOCK]
+            step = self.steps[start // BLOCK] * scale
             np.multiply(self.numbers[start : start + out.size], step, out=out)
 
 

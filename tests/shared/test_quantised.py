@@ -1,4 +1,5 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,19 @@ def test_blocks_of_any_width_are_the_whole_in_pieces(flat: Floats, width: int) -
     for start in range(0, flat.size, width):
         opened.fill(start, pieces[start : start + width])
     assert pieces.tobytes() == unpacked(body, flat.size).tobytes()
+
+
+@given(
+    hnp.arrays(np.float32, 3, elements=st.floats(width=32)),
+    hnp.arrays(np.int8, 600, elements=st.integers(-128, 127)),
+)
+def test_the_largest_magnitude_of_any_body(steps: Floats, numbers: npt.NDArray[np.int8]) -> None:
+    opened = quantised.open_body(steps.tobytes() + numbers.tobytes(), numbers.size)
+    values = np.empty(numbers.size, np.float32)
+    opened.fill(0, values)
+    found = opened.largest()
+    assert np.isfinite(found) == np.isfinite(values).all()
+    assert not np.isfinite(found) or found == np.abs(values).max()
 
 
 def test_the_bytes_are_those_of_the_description() -> None:
