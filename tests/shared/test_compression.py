@@ -14,7 +14,7 @@ NONE, FP16 = compression.named("none"), compression.named("fp16")
 LARGEST = 65504.0
 """The largest float16."""
 ANY = hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(width=32))
-FINITE = hnp.arrays(
+REAL = hnp.arrays(
     np.float32,
     st.integers(0, 20),
     elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
@@ -88,7 +88,7 @@ def test_filling_block_by_block_gives_the_same(flat: Floats, name: str, width: i
 @given(
     st.one_of(
         st.tuples(ANY, st.sampled_from(sorted(SIMPLE))),
-        st.tuples(FINITE, st.sampled_from(["topk:0.3", "topk:0.3+fp16", "topk:0.3+int8"])),
+        st.tuples(REAL, st.sampled_from(["topk:0.3", "topk:0.3+fp16", "topk:0.3+int8"])),
     )
 )
 def test_the_largest_magnitude_is_that_of_the_values(case: tuple[Floats, str]) -> None:
