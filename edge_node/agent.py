@@ -23,6 +23,7 @@ from enum import Enum
 from typing import assert_never
 
 from edge_node import following, packing
+from edge_node.birth import Birth, News
 from edge_node.config import Config
 from edge_node.events import (
     Effect,
@@ -30,7 +31,6 @@ from edge_node.events import (
     Keep,
     Log,
     Memory,
-    Publish,
     Stop,
     StopTraining,
     Subscribe,
@@ -52,8 +52,6 @@ Event = Connected | Disconnected | Received | Refused | Stopping | Tick | Traine
 
 FETCH_PAUSE_S = 5.0
 """Without a new chunk for so long, the missing ones are asked for again."""
-STATE_PAUSE_S = 0.25
-"""Between two state messages: a round of milliseconds need not report each of its phases."""
 
 
 class Phase(Enum):
@@ -103,11 +101,10 @@ class Agent:
         self._note = ""  # why we take no part
         self._overruled = False  # the last manifest stands before the one that we follow
         self._upload = Upload(config, self._topics, rng, fine=bool(memory.entries))
-        self._said: NodeState | None = None
+        self._birth = Birth(config, self._topics)
         self._namesake = Namesake()
         self._fetch_at: float | None = None
         self._repeat_at: float | None = None
-        self._say_from = 0.0
         self._before = self.phase
 
     # The machine's calls
@@ -143,8 +140,7 @@ class Agent:
     def next_deadline(self) -> float | None:
         """When the machine wants a Tick, on the clock that `now` comes from."""
         times = [self._upload.offer_at, self._fetch_at, self._repeat_at]
-        if self._online and self._state() != self._said:
-            times.append(self._say_from)
+        times.append(self._birth.due(self._news()) if self._online else None)
         return min((time for time in times if time is not None), default=None)
 
     def will(self, connection: int, doing: str = "offline") -> tuple[str, bytes]:
@@ -167,8 +163,7 @@ class Agent:
         self.connection = event.connection
         self._namesake.connected(now)
         self._packet_limit_bytes = event.packet_limit_bytes
-        self._said = None
-        self._say_from = now
+        self._birth.anew(now)
         name = self._config.name
         own = (self._topics.manifest, self._topics.receipt(name), self._topics.state(name))
         # The birth goes first: the aggregator takes no offer from a node that it does not know.
@@ -199,8 +194,7 @@ class Agent:
         """What is said in our name: by us, or by another node of this name."""
         if not state.alive:
             # Our own death while we live: the will of a connection that was taken over.
-            self._said = None
-            self._say_from = now
+            self._birth.anew(now)
         if self._namesake.heard(state, self.memory):
             name = self._config.name
             return [Stop(f"another node is called {name!r} too: give each node its own name")]
@@ -231,8 +225,7 @@ class Agent:
         effects += self._follow(now)
         if before is None or following.came_anew(before, manifest):
             # It may not have heard our birth. An offer comes after it.
-            self._said = None
-            self._say_from = now
+            self._birth.anew(now)
             self._upload.hurry()
             effects += [*self._say(now), *self._offer(now)]
         return effects
@@ -340,7 +333,7 @@ class Agent:
         effects: list[Effect] = []
         if self._repeat_at is not None and self._repeat_at <= now:
             self._repeat_at = None
-            self._said = None
+            self._birth.anew(now)
             effects += self._say(now)  # ahead of an offer
             if self.phase is Phase.IDLE:  # a manifest may have been dropped on its way here
                 effects += following.read_again(self._topics)
@@ -464,18 +457,10 @@ class Agent:
         if self.phase is not before and self.phase not in TRANSITIONS[before]:
             raise AssertionError(f"no way from {before} to {self.phase}")
 
-    def _state(self) -> NodeState:
-        return NodeState(
-            alive=True,
-            state_id=self.memory.state_id,
-            boot=self.memory.boot,
-            connection=self.connection,
-            doing=self.phase.value,
-            version=self._held[0].version if self._held else None,
-            task=self._config.task,
-            note=self._note[:200] if self.phase is Phase.DECLINED else "",
-            follows=self._followed() if self._overruled else None,
-        )
+    def _news(self) -> News:
+        version = self._held[0].version if self._held else None
+        note = self._note[:200] if self.phase is Phase.DECLINED else ""
+        return News(self.phase.value, version, note, self._followed() if self._overruled else None)
 
     def _followed(self) -> Followed:
         at = self._manifest
@@ -483,16 +468,10 @@ class Agent:
         return Followed(self.memory.term, self.memory.owner, version, round_)
 
     def _say(self, now: float) -> list[Effect]:
-        """Publish the birth, or what changed since the last one; a refusal to take part at once."""
-        state = self._state()
-        if not self._online or state == self._said:
+        if not self._online:
             return []
-        if now < self._say_from and self.phase is not Phase.DECLINED:
-            return []
-        self._said = state
-        self._say_from = now + STATE_PAUSE_S
-        # Again after a while, whatever happens: a birth that got lost would never be missed.
-        self._repeat_at = now + self._upload.jittered(self._config.longest_pause_s)
-        return [
-            Publish(self._topics.state(self._config.name), codec.encode_json(state), retain=True)
-        ]
+        said = self._birth.say(self._news(), self.memory, self.connection, now)
+        if said:
+            # Again after a while, whatever happens: a birth that got lost would never be missed.
+            self._repeat_at = now + self._upload.jittered(self._config.longest_pause_s)
+        return said

@@ -99,7 +99,7 @@ SETTINGS = {"shared.config", "aggregator.config", "edge_node.config"}
 LONGEST = 400
 LONGER = {
     "aggregator.coordinator": 520,  # one machine, one dispatch; what can stand alone already does
-    "edge_node.agent": 500,  # the same on the other side
+    "edge_node.agent": 480,  # the same on the other side
 }
 """Modules that are longer all the same, why, and up to how many lines."""
 
