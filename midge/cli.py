@@ -87,7 +87,7 @@ def demo(
 
     from midge import demo as demonstration
     from midge import results
-    from midge.view import View
+    from midge.screen import Screen
     from shared import tasks
 
     console = Console()
@@ -112,8 +112,8 @@ def demo(
     perform = demonstration.run_in_memory if in_memory else demonstration.run
     try:
         with tempfile.TemporaryDirectory(prefix="midge-demo-") as folder:
-            with View(console) as view:
-                summary = perform(recipe, Path(folder), view)
+            with Screen(console) as screen:
+                summary = perform(recipe, Path(folder), screen)
             results.clear_kept(out)
             results.write(out, Path(folder) / "aggregator", summary)
             if keep_updates:

@@ -20,6 +20,7 @@ from edge_node.config import Shard
 from edge_node.samples import load
 from midge import brokers, results
 from midge.processes import Processes
+from midge.screen import Screen
 from midge.simulation import Federation
 from midge.swarm import swarm
 from midge.swarm.settings import Part
@@ -117,20 +118,21 @@ class Recipe:
         )
 
 
-def run(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
+def run(recipe: Recipe, folder: Path, screen: Screen) -> dict[str, Any]:
     """Run the recipe with real processes; gives the summary. Everything it started ends with it."""
+    view = View(screen)
     if recipe.swarm:
         swarm.check(recipe.part(Broker()), swarm.usual_processes(recipe.nodes))
     with Processes(folder) as processes:
         name, broker = brokers.start(processes, folder)
-        view.say(f"{name} listens on {broker.host}:{broker.port}; starting {recipe.nodes} nodes")
+        screen.say(f"{name} listens on {broker.host}:{broker.port}; starting {recipe.nodes} nodes")
 
         def start_node(node: str) -> None:
             settings = as_environment(recipe.node(node, folder / node, broker), "MIDGE_NODE_")
             processes.start(node, [sys.executable, "-m", "edge_node"], settings)
 
         config = recipe.aggregator(folder / "aggregator", broker)
-        dropping = _DropOne(recipe, processes.kill, start_node, view.say)
+        dropping = _DropOne(recipe, processes.kill, start_node, screen.say)
         with Watch(broker, RUN, recipe.node_names()) as watch:
             settings = as_environment(config, "MIDGE_AGGREGATOR_")
             processes.start("aggregator", [sys.executable, "-m", "aggregator"], settings)
@@ -153,14 +155,15 @@ def run(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
     return _summary(recipe, config)
 
 
-def run_in_memory(recipe: Recipe, folder: Path, view: View) -> dict[str, Any]:
+def run_in_memory(recipe: Recipe, folder: Path, screen: Screen) -> dict[str, Any]:
     """Run the recipe in this process, on a virtual clock, without a broker; gives the summary."""
     task = tasks.find(recipe.task)
     config = recipe.aggregator(folder / "aggregator", Broker())
     nodes = {name: recipe.node(name, folder / name, Broker()) for name in recipe.node_names()}
     samples = {name: load(node, task) for name, node in nodes.items()}
     federation = Federation(config, nodes, task, samples, global_test(task, config))
-    dropping = _DropOne(recipe, federation.kill_node, federation.start_node, view.say)
+    dropping = _DropOne(recipe, federation.kill_node, federation.start_node, screen.say)
+    view = View(screen)
     topics = Topics(RUN)
     states: dict[str, NodeState] = {}
 

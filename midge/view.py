@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from midge.screen import Screen
 from midge.watch import Watch
 
 _ROWS = 20
@@ -28,34 +27,14 @@ _COLOURS = {
 
 
 class View:
-    """The screen of one run."""
+    """What is seen of one run."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, refresh_per_second=8, transient=True)
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
         self._versions: list[Mapping[str, Any]] = []
         self._scores: dict[int, tuple[float, float]] = {}
         self._bytes_up = 0
         self._bytes_down = 0
-
-    def __enter__(self) -> Self:
-        """Take the screen, if there is one."""
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the screen as it was."""
-        self._live.stop()
-
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True)
 
     def entry(self, entry: Mapping[str, Any]) -> None:
         """Take a line of the journal; a round that is scored is told once, as a line that stays."""
@@ -72,12 +51,11 @@ class View:
             }:
                 self._scores[version] = accuracy, loss
         while self._versions and self._versions[0]["version"] in self._scores:
-            self.say(_line(self._versions.pop(0), self._scores))
+            self._screen.say(_line(self._versions.pop(0), self._scores))
 
     def show(self, watch: Watch) -> None:
         """Draw what is known now."""
-        if self._console.is_terminal:
-            self._live.update(_screen(watch, self._bytes_up, self._bytes_down))
+        self._screen.draw(lambda: _picture(watch, self._bytes_up, self._bytes_down))
 
 
 def megabytes(count: float) -> str:
@@ -100,7 +78,7 @@ def _line(entry: Mapping[str, Any], scores: Mapping[int, tuple[float, float]]) -
     )
 
 
-def _screen(watch: Watch, bytes_up: int, bytes_down: int) -> RenderableType:
+def _picture(watch: Watch, bytes_up: int, bytes_down: int) -> RenderableType:
     state = watch.aggregator
     if state is None:
         return Text(watch.trouble or "waiting for the aggregator")

@@ -1,24 +1,20 @@
-"""A swarm from outside: its workers started and counted, and what people see of it."""
+"""A swarm from outside: its workers started and counted."""
 
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from midge.processes import Processes
+from midge.screen import Screen
 from midge.swarm import limits, profiles
 from midge.swarm.settings import Part
+from midge.swarm.view import View
 from midge.swarm.worker import PREFIX, Count
-from midge.view import megabytes
 from midge.watch import Watch
 from shared import disk, tasks
 from shared.config import as_environment
@@ -97,79 +93,10 @@ def run(whole: Part, processes: int, console: Console) -> None:
         with Processes(folder) as running, Watch(whole.broker, whole.run) as watch:
             swarm = Swarm(whole, processes, folder)
             swarm.start(running)
-            with _View(console, whole.nodes) as view:
-                over = False
+            with Screen(console) as screen:
+                view, over = View(screen, whole.nodes), False
                 while not over:
                     entry = watch.next(_REFRESH_S)
                     running.check()
                     view.show(swarm.count(), watch)
                     over = entry is not None and view.entry(entry)
-
-
-class _View:
-    """A line for each version, and on a terminal one below that changes."""
-
-    def __init__(self, console: Console, nodes: int) -> None:
-        self._console = console
-        self._nodes = nodes
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._all_said = False
-        self._why = self._trouble = ""
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-    def entry(self, entry: Mapping[str, Any]) -> bool:
-        """Take a line of the aggregator's journal; True when the run is over."""
-        match entry:
-            case {"event": "version"}:
-                self._say(
-                    f"version {entry['version']:>3}  {entry['seconds']:6.2f} s  "
-                    f"{_length(entry['counted'])}/{entry['expected']} updates  "
-                    f"{megabytes(entry['bytes_up'])} up"
-                )
-            case {"event": "evaluated", "version": version, "test_accuracy": accuracy}:
-                self._say(f"version {version:>3}  accuracy {accuracy:.2%}")
-            case {"event": "finished"}:
-                return True
-        return False
-
-    def show(self, count: Count, watch: Watch) -> None:
-        """Draw what is known now; say once when all are connected, and why nodes stop."""
-        if count.connected == self._nodes and not self._all_said:
-            self._all_said = True
-            self._say(f"{self._nodes} nodes connected")
-        if count.why and count.why != self._why:
-            self._why = count.why
-            self._say(f"{count.stopped} nodes stopped: {count.why}")
-        trouble = watch.trouble.partition(";")[0]
-        if trouble and trouble != self._trouble:
-            self._say(trouble)
-        self._trouble = trouble
-        if self._console.is_terminal:
-            state = watch.aggregator
-            doing = state.doing if state else watch.trouble or "waiting for the aggregator"
-            self._live.update(
-                Text(
-                    f"{count.connected} of {self._nodes} connected, {count.training} training, "
-                    f"{megabytes(count.bytes_sent)} up, {megabytes(count.bytes_received)} down; "
-                    f"{doing}"
-                )
-            )
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
-
-
-def _length(counted: Sequence[object] | int) -> int:
-    return counted if isinstance(counted, int) else len(counted)

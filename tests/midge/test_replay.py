@@ -21,8 +21,8 @@ from edge_node.shards import iid
 from midge import cli, recording, replay
 from midge.demo import Recipe, run_in_memory
 from midge.replay import Rule, Version
+from midge.screen import Screen
 from midge.simulation import Federation
-from midge.view import View
 from shared import disk, tasks
 from shared.errors import ConfigError
 from shared.memory import Faults
@@ -536,8 +536,8 @@ def test_a_demo_that_keeps_its_updates_is_shown_under_another_rule(tmp_path: Pat
 
 
 def test_a_demo_leaves_the_state_of_another_aggregator_alone(tmp_path: Path) -> None:
-    with View(Console(quiet=True)) as view:
-        run_in_memory(Recipe("null", 2, 1, 0, drop_one=False, data_dir=None), tmp_path, view)
+    with Screen(Console(quiet=True)) as screen:
+        run_in_memory(Recipe("null", 2, 1, 0, drop_one=False, data_dir=None), tmp_path, screen)
     before = (tmp_path / "aggregator" / JOURNAL).read_bytes()
     demo = ["demo", "--in-memory", "--task", "digits", "--nodes", "1", "--rounds", "1"]
     demo += ["--out", str(tmp_path)]
