@@ -74,6 +74,8 @@ class Crowd:
             self._turn()
         for node in self.nodes:
             node.vanish()
+        if self._bug is not None:  # it came while nobody had anything to wait for
+            raise self._bug
 
     def _turn(self) -> None:
         now = time.monotonic()

@@ -277,6 +277,14 @@ def test_a_bug_in_the_training_ends_the_run(rig: Rig) -> None:
     assert rig.now == START_S + 0.5
 
 
+def test_a_bug_that_comes_with_the_end_is_told_too(rig: Rig) -> None:
+    rig.node("ann", 9.0)
+    rig.crowd.end()
+    rig.crowd.fail(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        rig.crowd.run()
+
+
 # The count and the end
 
 
