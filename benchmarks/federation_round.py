@@ -76,24 +76,23 @@ def _many(runs: int, *, quick: bool) -> list[Row]:
     bare_rounds = 2 if quick else 3
     swarm = "midge swarm over Mosquitto"
     flower = "Flower 1.41 simulation (Ray)"
+    alone, in_two = (f"pfl 0.6.0 simulation, {count}" for count in ("1 process", "2 processes"))
     found = _in_turn(
         {
             BARE: lambda: _bare(lambda: bare_loops.sequential(MANY, SAMPLES // MANY), bare_rounds),
             BATCHED: lambda: _bare(lambda: bare_loops.batched(MANY, SAMPLES // MANY), bare_rounds),
-            "pfl, 1": lambda: peer_runs.pfl(MANY, phases, 1),
+            alone: lambda: peer_runs.pfl(MANY, phases, 1),
             swarm: lambda: _swarm(phases),
-            "pfl, 2": lambda: peer_runs.pfl(MANY, phases, 2),
+            in_two: lambda: peer_runs.pfl(MANY, phases, 2),
             flower: lambda: peer_runs.flower_simulation(MANY, phases),
         },
         runs,
     )
-    one, two = found.pop("pfl, 1"), found.pop("pfl, 2")
-    better = two if two.runs and median(two.middles) < median(one.middles) else one
-    pfl = f"pfl 0.6.0 simulation, {1 if better is one else 2} process(es)"
-    found[pfl] = better
+    one, two = found[alone], found[in_two]
+    pfl = alone if one.runs and two.runs and median(one.middles) < median(two.middles) else in_two
     title = f"{MANY} nodes: "
     rows = [_row(title, BARE, found)]
-    rows += [_row(title, way, found, BARE) for way in (BATCHED, pfl, flower)]
+    rows += [_row(title, way, found, BARE) for way in (BATCHED, alone, in_two, flower)]
     rows += [_row(title, swarm, found, peer, Aim("at most", 1.0)) for peer in (BARE, pfl, flower)]
     return rows
 
