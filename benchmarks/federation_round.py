@@ -135,7 +135,8 @@ def _few(runs: int, *, quick: bool) -> list[Row]:
 
 
 def _in_turn(ways: Ways, runs: int) -> dict[str, Found]:
-    """Every way once, then every way again; one that cannot run says why, and is not tried again.
+    """Every way once, then every way again; one that cannot run says why, and is not tried again,
+    but what it did before that counts.
 
     ConfigError is what a missing part says: no environment of a peer, no broker, no command.
     """
@@ -147,7 +148,7 @@ def _in_turn(ways: Ways, runs: int) -> dict[str, Found]:
             try:
                 found[name] = Found((*found[name].runs, way()))
             except (ConfigError, TimeoutError) as error:
-                found[name] = Found(missing=str(error))
+                found[name] = replace(found[name], missing=str(error))
     return found
 
 
@@ -231,10 +232,12 @@ def _ratio(mine: Found, theirs: Found) -> float:
 
 
 def _done(found: Found) -> str:
-    last = found.runs[-1]
-    if last.accuracy is None:
-        return ""
-    return f"accuracy {last.accuracy:.3f} after {last.rounds} rounds"
+    last, said = found.runs[-1], []
+    if last.accuracy is not None:
+        said.append(f"accuracy {last.accuracy:.3f} after {last.rounds} rounds")
+    if found.missing:
+        said.append(f"the next run failed: {found.missing}")
+    return "; ".join(said)
 
 
 def _costs(title: str, found: dict[str, Found], name: str, peer: str, aim: Aim | None) -> list[Row]:
