@@ -1,4 +1,4 @@
-"""What one update of 0.8 MB (task null, float32, one chunk) costs the aggregator, stage by stage.
+"""What one update of 0.2 M parameters (task null, one chunk) costs the aggregator, stage by stage.
 
 receive: from the socket to what the transport delivers, the sender being a process of its own at
 the other end of a socket pair. decode: msgpack, and the limits of every field. assemble: to the
@@ -6,7 +6,7 @@ body of the offer. check: digest, finite, within the limits. spool: appended to 
 synced (`durability = "process"`). fold: into the exact mean.
 
 Beside the median time stands what a stage allocates at its peak, of runs that are not timed.
-`python -m benchmarks.hot_path [--runs 200]`
+`python -m benchmarks.hot_path [--runs 200] [--packing int8]`
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from aggregator.config import Limits
 from aggregator.events import Kept
 from aggregator.spool import Spool
 from benchmarks.setting import show
-from shared import chunks, codec
+from shared import chunks, codec, compression
 from shared.chunks import Assembly
 from shared.compression import Body
 from shared.config import Broker
@@ -53,13 +53,17 @@ class Meter(Protocol):
         """Call it once."""
 
 
-def main(runs: Annotated[int, typer.Option(min=1)] = 200) -> None:
+def main(
+    runs: Annotated[int, typer.Option(min=1)] = 200,
+    packing: Annotated[str, typer.Option(help="none, fp16 or int8.")] = "none",
+) -> None:
     """Measure the stages that an update passes in the aggregator."""
-    times = measure(runs, _microseconds)
+    offer, payload = _update(packing)
+    times = measure(offer, payload, runs, _microseconds)
     tracemalloc.start()
-    peaks = measure(_TRACED_RUNS, _peak_bytes)
+    peaks = measure(offer, payload, _TRACED_RUNS, _peak_bytes)
     tracemalloc.stop()
-    table = Table(title=f"One update of 0.8 MB, median of {runs}")
+    table = Table(title=f"One update of {offer.size / 1e6:.1f} MB, median of {runs}")
     table.add_column("stage")
     table.add_column("microseconds", justify="right")
     table.add_column("allocates, kB", justify="right")
@@ -69,9 +73,8 @@ def main(runs: Annotated[int, typer.Option(min=1)] = 200) -> None:
     show(table)
 
 
-def measure(runs: int, meter: Meter) -> dict[str, float]:
+def measure(offer: Offer, payload: bytes, runs: int, meter: Meter) -> dict[str, float]:
     """The median of each stage, after one run that is not counted."""
-    offer, payload = _update()
     total = rules.empty_sum(PARAMETERS, Limits().grid_bits(1))
     with tempfile.TemporaryDirectory(prefix="midge-bench-") as folder:
         spool = Spool(Path(folder), "demo", "0" * 16, sync=False)
@@ -115,9 +118,11 @@ def _peak_bytes(stage: Callable[[], T]) -> tuple[T, float]:
     return result, tracemalloc.get_traced_memory()[1] - before
 
 
-def _update() -> tuple[Offer, bytes]:
+def _update(packing: str) -> tuple[Offer, bytes]:
     """An offer, and the message with the only chunk of its body."""
-    body = np.random.default_rng(0).normal(0, 0.01, PARAMETERS).astype("<f4").tobytes()
+    rng = np.random.default_rng(0)
+    delta = rng.normal(0, 0.01, PARAMETERS).astype(np.float32)
+    body = bytes(compression.named(packing).compress(delta, rng))
     digest = hashlib.sha256(body).digest()
     chunk_bytes = chunks.chunk_size(2**20)
     offer = Offer(
@@ -130,7 +135,7 @@ def _update() -> tuple[Offer, bytes]:
         size=len(body),
         chunk_bytes=chunk_bytes,
         digest=digest,
-        compression="none",
+        compression=packing,
         samples=600,
         metrics={"train_loss": 0.1},
         body=None,

@@ -32,6 +32,20 @@ def test_ways_take_turns_and_one_that_cannot_run_says_why_once() -> None:
     assert len(found["b"].runs) == 2
 
 
+def test_a_run_that_fails_does_not_undo_those_before_it() -> None:
+    turns = iter([Run((1.0,), 7, 0.9)])
+
+    def way() -> Run:
+        for turn in turns:
+            return turn
+        raise TimeoutError("the second run hung")
+
+    found = federation_round._in_turn({"shaky": way}, 3)
+    row = federation_round._row("", "shaky", found)
+    assert (row.figure, row.runs) == (1.0, 1)
+    assert row.note == "accuracy 0.900 after 7 rounds; the next run failed: the second run hung"
+
+
 def test_a_row_compares_runs_side_by_side() -> None:
     found = {"ours": ran(1.0, 9.0, 2.0), "theirs": ran(2.0, 9.0, 4.0)}
     row = federation_round._row("", "ours", found, "theirs", Aim("at most", 1.0))
