@@ -39,15 +39,13 @@ def draw(results: Sequence[Result], images: Path) -> None:
         f"{4 * size / 1e6:g} MB a model": [point for point in found if point["parameters"] == size]
         for size in sorted({point["parameters"] for point in found})
     }
-    shown = {name: row for name, row in by_nodes.items() if _several(row, "nodes")}
-    _picture(images / "by-nodes.png", shown, "nodes", "nodes")
+    _picture(images / "by-nodes.png", by_nodes, "nodes", "nodes")
     sized = [{**point, "model_mb": 4 * point["parameters"] / 1e6} for point in found]
     by_size = {
         f"{nodes:g} nodes": [point for point in sized if point["nodes"] == nodes]
         for nodes in sorted({point["nodes"] for point in found})
     }
-    shown = {name: row for name, row in by_size.items() if _several(row, "model_mb")}
-    _picture(images / "by-size.png", shown, "model_mb", "MB a model")
+    _picture(images / "by-size.png", by_size, "model_mb", "MB a model")
 
 
 def points(results: Sequence[Result]) -> list[dict[str, float]]:
@@ -61,10 +59,6 @@ def points(results: Sequence[Result]) -> list[dict[str, float]]:
     return list(found.values())
 
 
-def _several(row: Sequence[Point], by: str) -> bool:
-    return len({point[by] for point in row}) > 1
-
-
 def _picture(path: Path, series: Mapping[str, Sequence[Point]], by: str, label: str) -> None:
     if not series:
         return
@@ -75,7 +69,8 @@ def _picture(path: Path, series: Mapping[str, Sequence[Point]], by: str, label: 
         axes.set(xlabel=label, title=title)
         if axes.lines:  # else there is nothing for a scale to be logarithmic of
             _scale(axes)
-    panels[0].legend()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 

@@ -144,14 +144,17 @@ class Federation:
         path = self.folder / "aggregator" / JOURNAL
         while not path.exists():
             self._rest()
-        since = time.monotonic()
+        since, line = time.monotonic(), b""
         with path.open("rb") as file:
             over = False
             while not over:
                 over = not self.processes.running("aggregator")
-                for line in iter(file.readline, b""):
-                    since = time.monotonic()
-                    yield json.loads(line)
+                for part in iter(file.readline, b""):
+                    line += part
+                    if line.endswith(b"\n"):  # else it is still being written
+                        since = time.monotonic()
+                        yield json.loads(line)
+                        line = b""
                 if time.monotonic() - since > patience_s:
                     raise TimeoutError(f"nothing new in the journal for {patience_s:.0f} s")
                 self._rest()
