@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import numpy as np
 import typer
@@ -55,7 +55,9 @@ class Meter(Protocol):
 
 def main(
     runs: Annotated[int, typer.Option(min=1)] = 200,
-    packing: Annotated[str, typer.Option(help="none, fp16 or int8.")] = "none",
+    packing: Annotated[
+        Literal["none", "fp16", "int8"], typer.Option(help="Of the delta.")
+    ] = "none",
 ) -> None:
     """Measure the stages that an update passes in the aggregator."""
     offer, payload = _update(packing)
