@@ -302,6 +302,7 @@ class Agent:
             compression=plan.compression,
             body=body,
             digest=hashlib.sha256(body).digest(),
+            owner=memory.owner,
         )
         self._fetched_bytes = 0
         self._finished(manifest)

@@ -110,6 +110,8 @@ class Entry:
     compression: str
     body: Bytes
     digest: bytes
+    owner: str = ""
+    """Of the run that it was made for."""
 
 
 @dataclass(frozen=True, slots=True)

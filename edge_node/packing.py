@@ -49,7 +49,7 @@ def pack(
 def rest_after(entry: Entry, memory: Memory, *, counted: bool) -> Rest | None:
     """The rest when the fate of an update of the outbox is known."""
     rest = memory.rest
-    if rest is None or rest.spec != entry.spec:
+    if rest is None or (rest.owner, rest.spec) != (entry.owner, entry.spec):
         return rest
     if counted:
         return replace(rest, given_back=False)

@@ -42,8 +42,8 @@ def values(of: Rest | None) -> Floats:
     return np.frombuffer(of.data, "<f4")
 
 
-def entry(body: bytes, name: str) -> Entry:
-    return Entry(1, 1, 0, bytes(32), SPEC.digest, 10, {}, name, body, bytes(32))
+def entry(body: bytes, name: str, owner: str = OWNER) -> Entry:
+    return Entry(1, 1, 0, bytes(32), SPEC.digest, 10, {}, name, body, bytes(32), owner)
 
 
 def pack(
@@ -84,6 +84,15 @@ def test_a_refusal_gives_back_what_was_sent(delta: Floats, before: Floats, name:
     assert after.given_back
     assert values(after) == pytest.approx(delta + before, abs=1e-4)
     assert packing.rest_after(entry(body, name), memory, counted=True) == left
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_an_earlier_run_says_of_its_update_leaves_the_rest_alone(*, counted: bool) -> None:
+    body, _ = pack(1.0, "topk:0.1")
+    left = rest(0.5, given_back=True)
+    memory = replace(MEMORY, rest=left)
+    after = packing.rest_after(entry(body, "topk:0.1", "0" * 16), memory, counted=counted)
+    assert after == left
 
 
 def test_after_a_second_refusal_in_a_row_nothing_is_kept() -> None:
