@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shared.compression import ONE, Opened
+from shared.compression import Opened
 from shared.params import Floats
+from shared.quantised import ONE
 
 FEWEST_BITS = 16
 """A grid coarser than 2**-16 would lose what training learnt; the configuration refuses such

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from shared import positions, quantised
 from shared.errors import PeerError
 from shared.params import Floats
+from shared.quantised import ONE
 
 Body = bytes | bytearray | memoryview
-ONE = np.float32(1)
 
 
 class Opened(Protocol):

@@ -17,7 +17,7 @@ LARGEST = 127
 """Of the numbers that are sent; -128 is left out, so that both signs reach equally far."""
 _SMALLEST_EXPONENT = -149
 """Of float32, at its very smallest."""
-_ONE = np.float32(1)
+ONE = np.float32(1)
 _AT_A_TIME = 256 * BLOCK
 """Values in hand at one time, so that the scratch arrays stay in the processor's cache."""
 
@@ -76,7 +76,7 @@ class Quantised:
             peaks *= np.abs(self.steps)
         return float(peaks.max(initial=0))
 
-    def fill(self, start: int, out: Floats, scale: np.float32 = _ONE) -> None:
+    def fill(self, start: int, out: Floats, scale: np.float32 = ONE) -> None:
         """Write the values [start, start + len(out)), times a power of two, into `out`; NaN and
         infinity where a hostile step makes them.
         """
